@@ -1,0 +1,1 @@
+//! TPM 2.0 keys and evidence, and the verifier that appraises them.

@@ -1,0 +1,1 @@
+//! Sensors on serial, BLE and LoRa: bytes to verified readings.

@@ -1,0 +1,1 @@
+//! The signed record that the gateways keep together.

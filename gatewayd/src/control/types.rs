@@ -1,13 +1,8 @@
-//! The face that the management side (D-Bus) sees of the running daemon: typed requests to the
-//! tasks that own the state, and snapshots for reads.
-//!
-//! It holds senders and snapshots only; it must not hold state of its own, and must not know D-Bus.
+//! What management requests and answers are made of. Plain data; no behaviour.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, watch};
 
 /// Why a request was not done. Each variant becomes one named D-Bus error and one exit code.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -472,12 +467,4 @@ pub struct CommittedInfo {
     pub transaction: String,
     /// In a sentence.
     pub summary: String,
-}
-
-/// Handle to the running daemon; cheap to clone.
-#[derive(Clone)]
-pub struct Control {
-    status: watch::Receiver<Arc<Status>>,
-    pairing: watch::Receiver<PairingStatus>,
-    events: broadcast::Sender<Event>,
 }

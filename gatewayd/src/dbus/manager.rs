@@ -1,0 +1,195 @@
+//! `org.gatewayd.Gateway1.Manager`: the daemon, the site, the operator's acts. Server and proxy.
+
+use std::sync::Arc;
+
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, OwnedObjectPath};
+
+use super::error::Error;
+use super::gate::{Action, Gate, caller_name};
+use super::options::{Options, bounded_text, exactly};
+use super::sensor::object_path;
+use super::variant::Dict;
+use super::{MAX_NAME, dict, dicts};
+use crate::control::{Control, InitSite, Status};
+
+/// Longest operator act, bytes.
+const MAX_ACT: usize = 64 * 1024;
+
+/// Longest option of an operator act, bytes.
+const MAX_ACT_OPTION: usize = 4096;
+
+/// Serves the interface.
+pub(crate) struct Manager {
+    pub(crate) control: Control,
+    pub(crate) gate: Arc<Gate>,
+}
+
+#[zbus::interface(
+    name = "org.gatewayd.Gateway1.Manager",
+    proxy(
+        default_service = "org.gatewayd.Gateway1",
+        default_path = "/org/gatewayd/Gateway1",
+        visibility = "pub"
+    )
+)]
+impl Manager {
+    /// Everything `gatewayctl status` shows.
+    async fn status(&self) -> Result<Dict, Error> {
+        let _place = self.gate.read()?;
+        dict(&*self.control.status())
+    }
+
+    /// Checks of everything the gateway needs, each with what to do about it.
+    async fn doctor(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.doctor().await?)
+    }
+
+    /// The site this gateway belongs to.
+    async fn site(&self) -> Result<Dict, Error> {
+        let _place = self.gate.read()?;
+        dict(&self.control.site().await?)
+    }
+
+    /// Founds a site. `operator_key`: SEC1 compressed public key. Option `unattested` (b).
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn init_site(
+        &self,
+        name: String,
+        operator_key: Vec<u8>,
+        options: Dict,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageSite).await?;
+        let name = bounded_text("name", name, MAX_NAME)?;
+        let operator_key = exactly("operator_key", &operator_key)?;
+        let mut options = Options::new(options)?;
+        let unattested = options.flag("unattested")?;
+        options.finish()?;
+        dict(&self.control.init_site(InitSite { name, operator_key, unattested }).await?)
+    }
+
+    /// Bytes of an operator act with the caller's name inside, for the operator key to sign.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn prepare_operator_act(
+        &self,
+        kind: String,
+        options: Dict,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<u8>, Error> {
+        let caller = self.gate.change(connection, &header, Action::OperatorAct).await?;
+        let kind = bounded_text("kind", kind, MAX_NAME)?;
+        let options = Options::new(options)?.all_text(MAX_ACT_OPTION)?;
+        let name = caller_name(caller.uid);
+        Ok(self.control.prepare_operator_act(&kind, options, &name).await?)
+    }
+
+    /// Submits a signed operator act; returns when it is committed.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn submit_operator_act(
+        &self,
+        act: Vec<u8>,
+        signature: Vec<u8>,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::OperatorAct).await?;
+        if act.len() > MAX_ACT {
+            return Err(Error::InvalidArgument(format!("`act` is longer than {MAX_ACT} bytes")));
+        }
+        let signature = exactly("signature", &signature)?;
+        dict(&self.control.submit_operator_act(act, signature).await?)
+    }
+
+    /// All sensors, each as its `Describe` says.
+    async fn list_sensors(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.sensors().await?)
+    }
+
+    /// Object of a sensor, by `ln1…` or by its name.
+    async fn find_sensor(&self, name: String) -> Result<OwnedObjectPath, Error> {
+        let _place = self.gate.read()?;
+        let name = bounded_text("name", name, MAX_NAME)?;
+        object_path(&self.control.sensor(&name).await?.id)
+    }
+
+    /// Version of the daemon.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> String {
+        self.control.status().version.into()
+    }
+
+    /// `starting`, `uninitialised`, `no-tpm`, `degraded`, `rolled-back` or `running`.
+    #[zbus(property)]
+    fn state(&self) -> String {
+        state(&self.control.status())
+    }
+
+    /// Why the state is not `running`, in sentences.
+    #[zbus(property)]
+    fn reasons(&self) -> Vec<String> {
+        self.control.status().reasons.clone()
+    }
+
+    /// What always has to be said, such as an unattested site.
+    #[zbus(property)]
+    fn warnings(&self) -> Vec<String> {
+        self.control.status().warnings.clone()
+    }
+
+    /// Name of the site; empty when there is none.
+    #[zbus(property, name = "SiteName")]
+    fn site_name(&self) -> String {
+        self.control.status().site.clone().unwrap_or_default()
+    }
+
+    /// `gw1…` of this gateway; empty when there is no site.
+    #[zbus(property)]
+    fn gateway(&self) -> String {
+        self.control.status().gateway.clone().unwrap_or_default()
+    }
+
+    /// Something happened that is neither a reading nor a block: see its key `event`.
+    #[zbus(signal)]
+    pub(crate) async fn event(emitter: &SignalEmitter<'_>, details: Dict) -> zbus::Result<()>;
+}
+
+impl Manager {
+    /// Announces what differs between two snapshots.
+    pub(crate) async fn announce(
+        &self,
+        emitter: &SignalEmitter<'_>,
+        old: &Status,
+        new: &Status,
+    ) -> zbus::Result<()> {
+        if old.state != new.state {
+            self.state_changed(emitter).await?;
+        }
+        if old.reasons != new.reasons {
+            self.reasons_changed(emitter).await?;
+        }
+        if old.warnings != new.warnings {
+            self.warnings_changed(emitter).await?;
+        }
+        if old.site != new.site {
+            self.site_name_changed(emitter).await?;
+        }
+        if old.gateway != new.gateway {
+            self.gateway_changed(emitter).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Name of a state: that of its serialised form.
+fn state(status: &Status) -> String {
+    match serde_json::to_value(status.state) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => "unknown".into(),
+    }
+}

@@ -1,0 +1,197 @@
+//! `org.gatewayd.Gateway1.Sensor`: one object for each sensor, under `/sensors/`. Server and proxy.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, OwnedObjectPath};
+
+use super::error::Error;
+use super::gate::{Action, Gate};
+use super::options::{Options, bounded_text, limit, required};
+use super::variant::Dict;
+use super::{MAX_NAME, PATH, dict, dicts};
+use crate::control::{Control, ReadingSelector, SensorInfo};
+
+/// Serves the interface for one sensor.
+pub(crate) struct Sensor {
+    pub(crate) control: Control,
+    pub(crate) gate: Arc<Gate>,
+    /// Newest snapshot; replaced from outside, so that no call waits for another.
+    pub(crate) info: watch::Receiver<Arc<SensorInfo>>,
+}
+
+/// Object path of a sensor.
+///
+/// # Errors
+/// The ID has characters that no `ln1…` has.
+pub(crate) fn object_path(id: &str) -> Result<OwnedObjectPath, Error> {
+    OwnedObjectPath::try_from(format!("{PATH}/sensors/{id}"))
+        .map_err(|_| Error::Internal(format!("`{}` is no sensor ID", id.escape_debug())))
+}
+
+#[zbus::interface(
+    name = "org.gatewayd.Gateway1.Sensor",
+    proxy(default_service = "org.gatewayd.Gateway1", visibility = "pub")
+)]
+impl Sensor {
+    /// Everything `gatewayctl sensor show` shows.
+    async fn describe(&self) -> Result<Dict, Error> {
+        let _place = self.gate.read()?;
+        dict(&self.control.sensor(&self.id()).await?)
+    }
+
+    /// Changes on the record, newest first.
+    async fn history(&self, limit: u32) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        let limit = self::limit(limit)?;
+        dicts(&self.control.sensor_history(&self.id(), limit).await?)
+    }
+
+    /// Readings, newest first.
+    async fn readings(&self, limit: u32) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        let limit = self::limit(limit)?;
+        dicts(&self.control.readings(Some(&self.id()), limit).await?)
+    }
+
+    /// Proof file of one reading. Options `epoch` (u) and `counter` (t) together; without them the
+    /// newest. A reading that waits is committed first.
+    async fn export(&self, options: Dict) -> Result<Vec<u8>, Error> {
+        let _place = self.gate.read()?;
+        let mut options = Options::new(options)?;
+        let counter = match (options.u32("epoch")?, options.u64("counter")?) {
+            (None, None) => None,
+            (epoch, counter) => Some((required("epoch", epoch)?, required("counter", counter)?)),
+        };
+        options.finish()?;
+        let selector = ReadingSelector { sensor: self.id(), counter };
+        Ok(self.control.export_reading(selector).await?)
+    }
+
+    /// Gives the sensor another name.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn rename(
+        &self,
+        name: String,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageSensors).await?;
+        let name = bounded_text("name", name, MAX_NAME)?;
+        Ok(self.control.rename_sensor(&self.id(), &name).await?)
+    }
+
+    /// Retires the sensor; returns when that is committed. What it has said stays on the record.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn forget(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageSensors).await?;
+        dict(&self.control.forget_sensor(&self.id()).await?)
+    }
+
+    /// `ln1…`.
+    #[zbus(property(emits_changed_signal = "const"), name = "Id")]
+    fn id_property(&self) -> String {
+        self.id()
+    }
+
+    /// Name given by the operator.
+    #[zbus(property)]
+    fn name(&self) -> String {
+        self.info.borrow().name.clone()
+    }
+
+    /// `serial`, `line` or `lora`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn kind(&self) -> String {
+        self.info.borrow().kind.into()
+    }
+
+    /// Identity in its own notation.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn identity(&self) -> String {
+        self.info.borrow().identity.clone()
+    }
+
+    /// Assurance level, 0 to 3.
+    #[zbus(property)]
+    fn level(&self) -> u8 {
+        self.info.borrow().level
+    }
+
+    /// `present`, `late`, `silent` or `unknown`.
+    #[zbus(property)]
+    fn presence(&self) -> String {
+        self.info.borrow().presence.into()
+    }
+
+    /// Standing on the record.
+    #[zbus(property)]
+    fn standing(&self) -> String {
+        self.info.borrow().standing.clone()
+    }
+
+    /// Label on the record.
+    #[zbus(property)]
+    fn label(&self) -> String {
+        self.info.borrow().label.clone()
+    }
+
+    /// Serving gateway, `gw1…`; empty when there is none.
+    #[zbus(property)]
+    fn serving(&self) -> String {
+        self.info.borrow().serving.clone().unwrap_or_default()
+    }
+
+    /// State of its link in words.
+    #[zbus(property)]
+    fn link_state(&self) -> String {
+        self.info.borrow().link_state.clone()
+    }
+
+    /// A reading is durable at this gateway. Under floods some are left out: `Readings` has all.
+    #[zbus(signal)]
+    pub(crate) async fn reading(emitter: &SignalEmitter<'_>, reading: Dict) -> zbus::Result<()>;
+}
+
+impl Sensor {
+    fn id(&self) -> String {
+        self.info.borrow().id.clone()
+    }
+
+    /// Announces what differs from an older snapshot.
+    pub(crate) async fn announce(
+        &self,
+        emitter: &SignalEmitter<'_>,
+        old: &SensorInfo,
+    ) -> zbus::Result<()> {
+        let new = self.info.borrow().clone();
+        if old.name != new.name {
+            self.name_changed(emitter).await?;
+        }
+        if old.level != new.level {
+            self.level_changed(emitter).await?;
+        }
+        if old.presence != new.presence {
+            self.presence_changed(emitter).await?;
+        }
+        if old.standing != new.standing {
+            self.standing_changed(emitter).await?;
+        }
+        if old.label != new.label {
+            self.label_changed(emitter).await?;
+        }
+        if old.serving != new.serving {
+            self.serving_changed(emitter).await?;
+        }
+        if old.link_state != new.link_state {
+            self.link_state_changed(emitter).await?;
+        }
+        Ok(())
+    }
+}

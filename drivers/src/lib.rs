@@ -6,7 +6,9 @@
 //!
 //! This crate must not know the ledger, attestation or the daemon.
 
+pub mod codec;
 pub mod device;
 mod json;
+pub mod lora;
 pub mod reading;
 pub mod senml;

@@ -1,0 +1,193 @@
+//! What goes into the network server and what comes out of it.
+
+use std::net::SocketAddr;
+
+use super::gwmp::TxError;
+use super::ids::{DevAddr, DevEui, ForwarderEui};
+use crate::device::Identity;
+use crate::reading::VerifiedReading;
+
+/// An event for [`super::server::Server::step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// A datagram arrived on the UDP port.
+    Datagram {
+        /// Sender.
+        from: SocketAddr,
+        /// Content, as received.
+        bytes: &'a [u8],
+    },
+    /// The time that [`super::server::Server::next_wake`] gave has come.
+    Wake,
+    /// A [`Effect::Send`] could not be executed before its deadline and was dropped.
+    SendMissed {
+        /// Its token.
+        token: [u8; 2],
+    },
+}
+
+/// What the caller has to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send a datagram. With `after_durable`, only after every [`Effect::Deliver`] and
+    /// [`Effect::Persist`] of this and of earlier steps is on disk. Past `deadline_ms` (same clock
+    /// as `now_ms`) it must be dropped and reported with [`Input::SendMissed`].
+    Send {
+        /// Receiver.
+        to: SocketAddr,
+        /// Content.
+        bytes: Vec<u8>,
+        /// Whether durability comes first.
+        after_durable: bool,
+        /// Latest time to send, if it matters.
+        deadline_ms: Option<u64>,
+        /// Identifies a downlink in [`Input::SendMissed`]; of no meaning without a deadline.
+        token: [u8; 2],
+    },
+    /// A reading: to be made durable, then batched. An uplink without application payload has an
+    /// empty SenML.
+    Deliver(VerifiedReading),
+    /// Replace the saved record of this device. It holds session keys: seal it.
+    Persist {
+        /// Whose.
+        identity: Identity,
+        /// What [`super::server::Server::add_device`] takes as `saved`.
+        record: Vec<u8>,
+    },
+    /// The first uplink of a new session came: commit the new epoch before its readings.
+    SessionOpened {
+        /// Whose.
+        identity: Identity,
+        /// Last epoch + 1.
+        epoch: u32,
+        /// SHA-256 over the session's public parameters: `"gatewayd/lora-session/1"`, DevNonce
+        /// (2 bytes, big-endian), JoinNonce (4 bytes, big-endian).
+        digest: [u8; 32],
+    },
+    /// A registered device proved its AppKey with a fresh JoinRequest. One that is not admitted
+    /// yet gets its JoinAccept if [`super::server::Server::admit`] is called within 5 s.
+    JoinProved {
+        /// Whose.
+        identity: Identity,
+        /// Whether it is admitted already.
+        admitted: bool,
+    },
+    /// A JoinAccept goes out.
+    JoinAnswered {
+        /// Whose.
+        identity: Identity,
+        /// Address in the new session.
+        dev_addr: DevAddr,
+    },
+    /// A verified frame was heard by this forwarder (each copy counts).
+    Heard {
+        /// Whose frame.
+        identity: Identity,
+        /// Who heard it.
+        forwarder: ForwarderEui,
+        /// Signal strength in dBm.
+        rssi_dbm: f32,
+        /// Signal-to-noise ratio in dB.
+        snr_db: f32,
+    },
+    /// A frame of somebody who is not ours: counted by the caller, never recorded. Rate-limited:
+    /// the counters know how many there were.
+    Stranger(Stranger),
+    /// A frame of one of our devices was refused. Rate-limited like strangers.
+    Refused {
+        /// Whose.
+        identity: Identity,
+        /// Why.
+        reason: Refusal,
+    },
+    /// An answer that was owed did not go out, or nobody knows whether it did.
+    Unanswered {
+        /// To whom.
+        identity: Identity,
+        /// Why.
+        reason: Lost,
+    },
+    /// A window of counters runs low: commit a `Reserve` and grant it.
+    NeedWindow {
+        /// Whose.
+        identity: Identity,
+        /// Which counter.
+        window: WindowKind,
+    },
+    /// The device told its state (DevStatusAns).
+    DeviceStatus {
+        /// Whose.
+        identity: Identity,
+        /// 0 external power, 1 to 254 level, 255 unknown.
+        battery: u8,
+        /// Demodulation margin of the last downlink in dB.
+        margin_db: i8,
+    },
+}
+
+/// Which counter a window belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowKind {
+    /// FCntDown of the session with this epoch, 64 at a time.
+    Down {
+        /// Session epoch.
+        epoch: u32,
+    },
+    /// JoinNonce, 16 at a time.
+    Join,
+}
+
+/// A frame of somebody unknown, or that nobody's key fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// JoinRequest of a DevEUI that is not registered.
+    UnknownDevEui(DevEui),
+    /// JoinRequest of a registered DevEUI with another JoinEUI.
+    WrongJoinEui(DevEui),
+    /// JoinRequest of a registered DevEUI whose MIC is wrong.
+    JoinBadMic(DevEui),
+    /// Data frame for an address that no session has.
+    UnknownDevAddr(DevAddr),
+    /// Data frame for a known address whose MIC is wrong.
+    DataBadMic(DevAddr),
+}
+
+/// Why a frame with a valid MIC was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The DevNonce was used before, or is not above the last one (1.0.4).
+    DevNonceReused(u16),
+    /// The frame counter was used before: a replay.
+    Replayed(u32),
+    /// The same counter with another payload: the first one stands.
+    Conflict(u32),
+    /// The 32-bit counter is used up: the device must join again.
+    CounterExhausted,
+    /// The device is registered here but not admitted yet.
+    NotAdmitted,
+}
+
+/// Why an answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Both windows were over, or too close.
+    Late,
+    /// This gateway may not transmit now (lease).
+    NoLease,
+    /// No forwarder that heard the uplink has opened its way back (PULL_DATA), or it gave no time.
+    NoRoute,
+    /// The duty cycle of every usable sub-band is used up.
+    DutyCycle,
+    /// No FCntDown or JoinNonce is reserved.
+    NoWindow,
+    /// The device was not admitted before its windows closed.
+    NotAdmitted,
+    /// The forwarder refused, in RX2 or with no time left for it.
+    Forwarder(TxError),
+    /// The forwarder did not say what became of it.
+    ForwarderSilent,
+    /// Too many answers are owed at once.
+    TooMany,
+    /// The same uplink was answered too often already.
+    Repeated,
+}

@@ -10,6 +10,7 @@
 //! signature ever changes. It must not know drivers, ledger or TPM.
 
 pub mod attestation;
+pub mod client;
 pub mod error;
 mod gate;
 pub mod ledger;

@@ -12,3 +12,4 @@ mod json;
 pub mod lora;
 pub mod reading;
 pub mod senml;
+pub mod serial;

@@ -15,12 +15,15 @@ extern crate alloc;
 
 pub mod block;
 pub mod certificate;
+pub mod chain;
 pub mod codec;
 pub mod crypto;
 pub mod genesis;
 pub mod header;
 pub mod ids;
 pub mod merkle;
+pub mod operator;
 pub mod policy;
+pub mod state;
 pub mod transaction;
 pub mod validator_set;

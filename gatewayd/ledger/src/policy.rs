@@ -3,7 +3,7 @@
 //! The operator replaces it as a whole. What only one machine must know belongs into its
 //! configuration file, not here.
 
-use alloc::vec::Vec;
+use alloc::{format, string::String, vec, vec::Vec};
 
 use crate::{
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, check_ascending},
@@ -161,5 +161,42 @@ impl Decode for Policy {
         };
         policy.check()?;
         Ok(policy)
+    }
+}
+
+impl Policy {
+    /// The policy as sentences.
+    pub fn describe(&self) -> Vec<String> {
+        let switch = |on: bool| if on { "yes" } else { "no" };
+        let profile = match self.profile {
+            Profile::TpmOnly => "TPM only, boot not measured",
+            Profile::Measured => "measured boot",
+            Profile::MeasuredIma => "measured boot and IMA",
+        };
+        let mut lines = vec![
+            format!("state machine version {}", self.state_version),
+            format!(
+                "a block after {} ms, a batch after {} ms",
+                self.block_interval_ms, self.batch_interval_ms
+            ),
+            format!("a gateway is offline after {} ms of silence", self.offline_after_ms),
+            format!("receipts wanted for a batch: {}", self.receipts),
+            format!(
+                "light nodes a sponsor: {}, registrations an hour: {}",
+                self.nodes_per_sponsor, self.registrations_per_hour
+            ),
+            format!(
+                "transactions of an author in a block: {}, refusals an hour: {}",
+                self.transactions_per_author, self.refusals_per_hour
+            ),
+            format!("attestation of gateways: {profile}"),
+            format!("admission needs the operator's approval: {}", switch(self.operator_approval)),
+            format!("coordinators must be attested: {}", switch(self.coordinator_attestation)),
+            format!("trusted EK anchors: {}", self.ek_anchors.len()),
+        ];
+        if self.insecure_software_tpm_sites {
+            lines.push("SOFTWARE TPMs ARE LET IN: attestation proves nothing".into());
+        }
+        lines
     }
 }

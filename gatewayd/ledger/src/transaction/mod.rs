@@ -20,6 +20,7 @@ pub use act::{
 };
 pub use body::Body;
 pub use kind::{Authorship, Kind};
+pub(crate) use readings::count_of;
 pub use readings::{
     BatchHead, CounterRange, MAX_BATCH, MAX_BATCH_RANGES, MAX_RECEIPTS, NodeRanges, Receipt,
     Refusal, Tally, TallyCount, TallyKind,
@@ -204,8 +205,9 @@ impl Transaction {
     /// Adds the attachment whose digest is in the head.
     ///
     /// # Errors
-    /// The head names none, or another.
+    /// The head names none, or another; or the attachment has not the canonical order.
     pub fn attach(mut self, attachment: Attachment) -> Result<Self, DecodeError> {
+        attachment.check()?;
         if self.draft.attachment != Some(attachment.digest()) {
             return Err(DecodeError::Invalid("attachment"));
         }
@@ -282,6 +284,15 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// Checks order and counts, which the digest is computed over.
+    ///
+    /// # Errors
+    /// [`DecodeError`] naming the part that is not canonical.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        readings::check_list(&self.list)?;
+        readings::check_receipts(&self.receipts)
+    }
+
     /// The digest named in the head.
     pub fn digest(&self) -> Hash {
         Self::digest_of_parts(&self.list_digest(), &self.receipts_digest())
@@ -325,9 +336,11 @@ impl Decode for Attachment {
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         decoder.fields("attachment", 2)?;
         let start = decoder.position();
-        let list = readings::decode_ranges(decoder)?;
-        let receipts = readings::decode_receipts(decoder)?;
+        let list = decoder.list("batch list", MAX_BATCH)?;
+        let receipts = decoder.list("receipts", MAX_RECEIPTS)?;
         check_size("attachment", decoder.position() - start, MAX_ATTACHMENT)?;
-        Ok(Self { list, receipts })
+        let attachment = Self { list, receipts };
+        attachment.check()?;
+        Ok(attachment)
     }
 }

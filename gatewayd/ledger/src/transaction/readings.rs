@@ -60,23 +60,20 @@ pub struct NodeRanges {
 
 canonical!(NodeRanges, "counters of a node", 160 * 1024, [node, ranges: list(MAX_BATCH_RANGES)]);
 
-/// Reads the list of an attachment: nodes ascending, ranges in their one canonical form, no
-/// more than [`MAX_BATCH`] counters in all.
-pub(super) fn decode_ranges(decoder: &mut Decoder<'_>) -> Result<Vec<NodeRanges>, DecodeError> {
-    let list: Vec<NodeRanges> = decoder.list("batch list", MAX_BATCH)?;
+/// Checks the list of an attachment: nodes ascending, ranges in their one canonical form, at
+/// least one and no more than [`MAX_BATCH`] counters in all.
+pub(super) fn check_list(list: &[NodeRanges]) -> Result<(), DecodeError> {
     if !list.windows(2).all(|pair| pair[0].node < pair[1].node) {
         return Err(DecodeError::Unsorted("batch list"));
     }
-    let mut ranges = 0;
-    for entry in &list {
-        ranges += entry.ranges.len();
+    for entry in list {
         check_ranges(&entry.ranges)?;
     }
-    check_size("counter ranges", ranges, MAX_BATCH_RANGES)?;
-    if count_of(&list).is_none_or(|count| count == 0 || count > MAX_BATCH as u64) {
+    // Every range holds a counter, so this bounds the ranges as well.
+    if count_of(list).is_none_or(|count| count == 0 || count > MAX_BATCH as u64) {
         return Err(DecodeError::Invalid("number of counters"));
     }
-    Ok(list)
+    Ok(())
 }
 
 fn check_ranges(ranges: &[CounterRange]) -> Result<(), DecodeError> {
@@ -133,12 +130,11 @@ impl Receipt {
     }
 }
 
-/// Reads receipts, ascending by holder: none twice.
-pub(crate) fn decode_receipts(decoder: &mut Decoder<'_>) -> Result<Vec<Receipt>, DecodeError> {
-    let receipts: Vec<Receipt> = decoder.list("receipts", MAX_RECEIPTS)?;
+/// Checks that receipts are ascending by holder: none twice.
+pub(crate) fn check_receipts(receipts: &[Receipt]) -> Result<(), DecodeError> {
+    check_size("receipts", receipts.len(), MAX_RECEIPTS)?;
     let holders: Vec<_> = receipts.iter().map(|receipt| receipt.holder).collect();
-    check_ascending("receipts", &holders)?;
-    Ok(receipts)
+    check_ascending("receipts", &holders)
 }
 
 /// What kind of stranger a [`Tally`] counts.

@@ -1,0 +1,218 @@
+//! Blocks on top of each other: what makes a block valid, as far as no clock is needed.
+
+use thiserror::Error;
+
+use crate::{
+    block::{Block, BodyError, MAX_BLOCK_TRANSACTIONS},
+    certificate::{Certificate, CertificateError},
+    genesis::Genesis,
+    header::Header,
+    ids::{Hash, Height, NodeId},
+    merkle::{Frontier, Tag},
+    state::{ApplyError, BlockContext, Outcome, State, VerifiedTransaction, VerifyError},
+    transaction::{Body, Transaction},
+    validator_set::ValidatorSet,
+};
+
+/// The newest block: what the next one builds on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// Its header.
+    pub header: Header,
+    /// Its hash.
+    pub hash: Hash,
+    /// Peaks of the tree of all header hashes up to and including this one.
+    pub history: Frontier,
+}
+
+/// Leaf of the history tree for a block: its header hash under the tag `history`.
+pub fn history_leaf(header_hash: &Hash) -> Hash {
+    Tag::HISTORY.leaf(&[&header_hash.0])
+}
+
+impl Tip {
+    /// Height 0.
+    pub fn genesis(genesis: &Genesis) -> Self {
+        let header = State::genesis_header(genesis);
+        let hash = header.hash();
+        let mut history = Frontier::new();
+        history.push(history_leaf(&hash));
+        Self { header, hash, history }
+    }
+
+    /// The context in which the next block's transactions are applied.
+    pub fn next_context(&self, time_ms: u64) -> BlockContext {
+        BlockContext { height: self.header.height.next(), time_ms, parent_hash: self.hash }
+    }
+
+    /// The header of the next block, made of what is known about it.
+    pub fn next_header(
+        &self,
+        state: &State,
+        outcome: &Outcome,
+        transactions: &[Transaction],
+        last_commit: Option<&Certificate>,
+        time_ms: u64,
+        proposer: NodeId,
+    ) -> Header {
+        Header {
+            state_version: state.policy().state_version,
+            chain_id: self.header.chain_id,
+            era: outcome.era,
+            height: self.header.height.next(),
+            time_ms,
+            parent_hash: self.hash,
+            tx_root: Block::tx_root(transactions),
+            tx_count: u32::try_from(transactions.len()).unwrap_or(u32::MAX),
+            state_root: outcome.root(),
+            history_root: self.history.root(Tag::HISTORY),
+            validators_hash: self.header.next_validators_hash,
+            next_validators_hash: outcome.validators.hash(),
+            last_commit_hash: Block::last_commit_hash(last_commit),
+            proposer,
+        }
+    }
+
+    /// The tip after a block was decided.
+    pub fn advance(&self, header: Header) -> Self {
+        let hash = header.hash();
+        let mut history = self.history.clone();
+        history.push(history_leaf(&hash));
+        Self { header, hash, history }
+    }
+}
+
+/// Why a block is invalid. Its proposer is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BlockError {
+    /// Body and header do not belong together.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// Block time does not grow.
+    #[error("the block is not younger than its parent")]
+    Time,
+    /// The first block with a parent certificate, or a later one without.
+    #[error("the parent's certificate is missing or not allowed")]
+    LastCommit,
+    /// The parent's certificate is not valid.
+    #[error("the parent's certificate is not valid: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The proposer is no voter.
+    #[error("the proposer is no voter")]
+    Proposer,
+    /// Too many transactions.
+    #[error("too many transactions")]
+    TooMany,
+    /// A transaction's signatures are not valid.
+    #[error("transaction {index}: {error}")]
+    Verify {
+        /// Its position.
+        index: usize,
+        /// Why.
+        error: VerifyError,
+    },
+    /// A transaction cannot be recorded.
+    #[error("transaction {index}: {error}")]
+    Apply {
+        /// Its position.
+        index: usize,
+        /// Why.
+        error: ApplyError,
+    },
+    /// A header field is not what it must be.
+    #[error("the header says something else than what the block does")]
+    Header,
+    /// A `Recover` that does not name this very block.
+    #[error("the recovery was signed for another block")]
+    Recovery,
+}
+
+/// Checks a block against its parent and the state after it, and says what it does.
+///
+/// `parent_set` is the validator set that certified the parent. Whether the block time fits the
+/// own clock, and whose turn it was to propose, is for consensus to judge.
+///
+/// # Errors
+/// [`BlockError`]; the state is as before in any case.
+pub fn execute(
+    state: &State,
+    tip: &Tip,
+    parent_set: &ValidatorSet,
+    block: &Block,
+) -> Result<Outcome, BlockError> {
+    execute_with(state, tip, parent_set, block, |transaction| state.verify(transaction.clone()))
+}
+
+/// As [`execute`], with transactions that may have been verified before: `verify` gives the
+/// verified form of a transaction, from a mempool or by `State::verify`.
+///
+/// # Errors
+/// [`BlockError`]; the state is as before in any case.
+pub fn execute_with(
+    state: &State,
+    tip: &Tip,
+    parent_set: &ValidatorSet,
+    block: &Block,
+    verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
+) -> Result<Outcome, BlockError> {
+    block.check_body()?;
+    let header = &block.header;
+    if header.time_ms <= tip.header.time_ms {
+        return Err(BlockError::Time);
+    }
+    match (&block.last_commit, tip.header.height) {
+        (None, Height::GENESIS) => {}
+        (Some(certificate), height) if height > Height::GENESIS => {
+            certificate.verify(&tip.header, parent_set)?;
+        }
+        _ => return Err(BlockError::LastCommit),
+    }
+    if block.transactions.len() > MAX_BLOCK_TRANSACTIONS {
+        return Err(BlockError::TooMany);
+    }
+    let recovery = recovery_of(block);
+    if recovery.is_none() && state.validator_set().position(&header.proposer).is_none() {
+        return Err(BlockError::Proposer);
+    }
+    let outcome = apply_all(state, tip, block, verify)?;
+    let expected = tip.next_header(
+        state,
+        &outcome,
+        &block.transactions,
+        block.last_commit.as_ref(),
+        header.time_ms,
+        header.proposer,
+    );
+    if *header != expected {
+        return Err(BlockError::Header);
+    }
+    if recovery.is_some_and(|digest| digest != header.recovery_digest()) {
+        return Err(BlockError::Recovery);
+    }
+    Ok(outcome)
+}
+
+fn recovery_of(block: &Block) -> Option<Hash> {
+    block.transactions.iter().find_map(|transaction| match &transaction.draft().body {
+        Body::Recover(body) => Some(body.block_digest),
+        _ => None,
+    })
+}
+
+fn apply_all(
+    state: &State,
+    tip: &Tip,
+    block: &Block,
+    mut verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
+) -> Result<Outcome, BlockError> {
+    let mut execution = state.begin(tip.next_context(block.header.time_ms));
+    for (index, transaction) in block.transactions.iter().enumerate() {
+        let verified = verify(transaction).map_err(|error| BlockError::Verify { index, error })?;
+        // What `verify` gives back must be this very transaction.
+        if verified.transaction().hash() != transaction.hash() {
+            return Err(BlockError::Body(BodyError::Transactions));
+        }
+        execution.apply(&verified).map_err(|error| BlockError::Apply { index, error })?;
+    }
+    Ok(execution.finish())
+}

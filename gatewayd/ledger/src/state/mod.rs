@@ -1,0 +1,329 @@
+//! The state machine: pure, deterministic, and all of it in memory.
+//!
+//! ```text
+//! State ─begin(context)─> Execution ─apply(transaction)…─> finish ─> Outcome ─commit─> State
+//! ```
+//!
+//! A block is tried on an [`Execution`], which leaves the state as it is; its [`Outcome`] has
+//! the new root, the changed entries for the store, and the events. `apply` either records a
+//! transaction wholly or changes nothing. Nothing here reads a clock: time is the block's.
+
+pub mod counters;
+pub mod error;
+pub mod event;
+mod execution;
+pub mod key;
+pub mod map;
+pub mod records;
+mod rules;
+mod verify;
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+pub use error::{ApplyError, StateError, VerifyError};
+pub use event::Event;
+pub use execution::{BlockContext, Change, Execution, Outcome};
+pub use key::Key;
+pub use records::{
+    Activity, Attestation, Gateway, LightNode, Record, SessionRecord, Site, Standing,
+    StandingRecord,
+};
+pub use verify::VerifiedTransaction;
+
+use crate::{
+    crypto::PublicKey,
+    genesis::{FounderAttestation, Genesis},
+    header::Header,
+    ids::{ChainId, Era, Hash, Height, NodeId},
+    merkle::{self, Tag},
+    policy::Policy,
+    transaction::Author,
+    validator_set::{Validator, ValidatorSet},
+};
+use map::{MapProof, SparseMap, value_hash};
+use records::{Endorsement, Voters};
+
+/// Everything that the ledger knows now.
+#[derive(Clone, Debug)]
+pub struct State {
+    records: BTreeMap<Key, Record>,
+    map: SparseMap,
+}
+
+impl State {
+    /// The state that a genesis record founds.
+    pub fn from_genesis(genesis: &Genesis) -> Self {
+        let founder = &genesis.founder;
+        let node = founder.node();
+        let attestation = match founder.attestation {
+            FounderAttestation::Unverified => Attestation::Unverified,
+            FounderAttestation::Unattested => Attestation::Unattested,
+        };
+        let gateway = Gateway {
+            identity: founder.identity,
+            vote_key: founder.vote,
+            full: true,
+            coordinator: true,
+            standing: StandingRecord::active(Height::GENESIS),
+            attestation,
+            member_since: Height::GENESIS,
+            online: true,
+            liveness_epoch: 0,
+        };
+        let site = Site {
+            chain_id: genesis.chain_id(),
+            era: Era(0),
+            operator: genesis.operator,
+            recoveries: Vec::new(),
+        };
+        let endorsement = Endorsement { gateway: node, ak_name: founder.ak_name };
+        let records = [
+            (Key::Site, Record::Site(site)),
+            (Key::Policy, Record::Policy(genesis.policy.clone())),
+            (Key::Voters, Record::Voters(Voters { nodes: alloc::vec![node] })),
+            (Key::VoteKey(founder.vote), Record::VoteKey(node)),
+            (Key::Endorsement(founder.ek_digest), Record::Endorsement(endorsement)),
+            (Key::Gateway(node), Record::Gateway(gateway)),
+        ];
+        Self::from_records(records.into())
+    }
+
+    /// The header of height 0. Nobody certifies it: whoever knows the genesis record makes it.
+    pub fn genesis_header(genesis: &Genesis) -> Header {
+        let set = genesis.validator_set().hash();
+        Header {
+            state_version: genesis.policy.state_version,
+            chain_id: genesis.chain_id(),
+            era: Era(0),
+            height: Height::GENESIS,
+            time_ms: genesis.time_ms,
+            parent_hash: Hash::ZERO,
+            tx_root: merkle::root(Tag::TX, &[]),
+            tx_count: 0,
+            state_root: Self::from_genesis(genesis).root(),
+            history_root: merkle::root(Tag::HISTORY, &[]),
+            validators_hash: set,
+            next_validators_hash: set,
+            last_commit_hash: Hash::ZERO,
+            proposer: genesis.founder.node(),
+        }
+    }
+
+    /// Rebuilds the state from stored entries and checks that they lead to the header's root.
+    ///
+    /// # Errors
+    /// [`StateError`]: the store is damaged.
+    pub fn from_entries<K, V>(
+        entries: impl IntoIterator<Item = (K, V)>,
+        expected_root: &Hash,
+    ) -> Result<Self, StateError>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let mut records = BTreeMap::new();
+        for (key, value) in entries {
+            let key = Key::from_bytes(key.as_ref())?;
+            records.insert(key, Record::from_bytes(&key, value.as_ref())?);
+        }
+        let state = Self::from_records(records);
+        let found = state.root();
+        if found != *expected_root {
+            return Err(StateError::Root { expected: *expected_root, found });
+        }
+        state.check_required()?;
+        Ok(state)
+    }
+
+    /// Every entry as (key, value) bytes: what the store holds.
+    pub fn entries(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
+        self.records.iter().map(|(key, record)| (key.to_bytes(), record.to_bytes()))
+    }
+
+    fn from_records(records: BTreeMap<Key, Record>) -> Self {
+        let mut map = SparseMap::new();
+        map.update(
+            records
+                .iter()
+                .map(|(key, record)| (key.path(), Some(value_hash(&record.to_bytes()))))
+                .collect(),
+        );
+        Self { records, map }
+    }
+
+    /// The getters below rely on these entries; genesis makes them and nothing removes them.
+    fn check_required(&self) -> Result<(), StateError> {
+        for (key, name) in [(Key::Site, "site"), (Key::Policy, "policy"), (Key::Voters, "voters")] {
+            if !self.records.contains_key(&key) {
+                return Err(StateError::Missing(name));
+            }
+        }
+        let members = self.voters().iter().all(|node| self.gateway(node).is_some());
+        if members { Ok(()) } else { Err(StateError::Missing("voter's")) }
+    }
+
+    /// Root of the authenticated map.
+    pub fn root(&self) -> Hash {
+        self.map.root()
+    }
+
+    /// Proves an entry, or that there is none.
+    pub fn prove(&self, key: &Key) -> MapProof {
+        self.map.prove(&key.path())
+    }
+
+    /// The stored value of an entry.
+    pub fn value(&self, key: &Key) -> Option<Vec<u8>> {
+        self.records.get(key).map(Record::to_bytes)
+    }
+
+    pub(crate) fn record(&self, key: &Key) -> Option<&Record> {
+        self.records.get(key)
+    }
+
+    /// The site as a whole.
+    pub fn site(&self) -> &Site {
+        match self.records.get(&Key::Site) {
+            Some(Record::Site(site)) => site,
+            _ => unreachable!("every state has a site entry"),
+        }
+    }
+
+    /// The ledger's name.
+    pub fn chain_id(&self) -> ChainId {
+        self.site().chain_id
+    }
+
+    /// Recoveries so far.
+    pub fn era(&self) -> Era {
+        self.site().era
+    }
+
+    /// The operator's current key.
+    pub fn operator(&self) -> &PublicKey {
+        &self.site().operator
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        match self.records.get(&Key::Policy) {
+            Some(Record::Policy(policy)) => policy,
+            _ => unreachable!("every state has a policy entry"),
+        }
+    }
+
+    /// The voters, ascending.
+    pub fn voters(&self) -> &[NodeId] {
+        match self.records.get(&Key::Voters) {
+            Some(Record::Voters(voters)) => &voters.nodes,
+            _ => unreachable!("every state has a voters entry"),
+        }
+    }
+
+    /// The voters with their keys, and the operator's: what votes on the next block.
+    pub fn validator_set(&self) -> ValidatorSet {
+        let voters = self.voters().iter().filter_map(|node| {
+            let vote_key = self.gateway(node)?.vote_key;
+            Some(Validator { node: *node, vote_key })
+        });
+        ValidatorSet::new(*self.operator(), voters.collect())
+            .expect("the rules keep voters and their keys distinct and never let the last go")
+    }
+
+    /// A gateway.
+    pub fn gateway(&self, node: &NodeId) -> Option<&Gateway> {
+        match self.records.get(&Key::Gateway(*node)) {
+            Some(Record::Gateway(gateway)) => Some(gateway),
+            _ => None,
+        }
+    }
+
+    /// All gateways, ascending by ID.
+    pub fn gateways(&self) -> impl Iterator<Item = (&NodeId, &Gateway)> {
+        let first = Key::Gateway(NodeId([0; 20]));
+        self.records.range(first..).filter_map(|(key, record)| match (key, record) {
+            (Key::Gateway(node), Record::Gateway(gateway)) => Some((node, gateway)),
+            _ => None,
+        })
+    }
+
+    /// A light node, retired ones included.
+    pub fn light_node(&self, node: &NodeId) -> Option<&LightNode> {
+        match self.records.get(&Key::LightNode(*node)) {
+            Some(Record::LightNode(light_node)) => Some(light_node),
+            _ => None,
+        }
+    }
+
+    /// All light nodes, ascending by ID, retired ones included.
+    pub fn light_nodes(&self) -> impl Iterator<Item = (&NodeId, &LightNode)> {
+        let range = Key::LightNode(NodeId([0; 20]))..=Key::LightNode(NodeId([0xff; 20]));
+        self.records.range(range).filter_map(|(key, record)| match (key, record) {
+            (Key::LightNode(node), Record::LightNode(light_node)) => Some((node, light_node)),
+            _ => None,
+        })
+    }
+
+    /// Session, counters and windows of a light node.
+    pub fn session(&self, node: &NodeId) -> Option<&SessionRecord> {
+        match self.records.get(&Key::Session(*node)) {
+            Some(Record::Session(session)) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Nonces and budgets of an author; `None` when it has authored nothing yet.
+    pub fn activity(&self, author: &Author) -> Option<&Activity> {
+        match self.records.get(&Key::Activity(*author)) {
+            Some(Record::Activity(activity)) => Some(activity),
+            _ => None,
+        }
+    }
+
+    /// The gateway that uses or used a vote key.
+    pub fn vote_key_owner(&self, key: &PublicKey) -> Option<&NodeId> {
+        match self.records.get(&Key::VoteKey(*key)) {
+            Some(Record::VoteKey(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The gateway that serves a light node: the first of its list that can.
+    ///
+    /// `None` when the light node is unknown, retired or unserved.
+    pub fn serving_gateway(&self, node: &NodeId) -> Option<NodeId> {
+        let light_node = self.light_node(node)?;
+        if light_node.retired.is_some() {
+            return None;
+        }
+        let can_serve = |id: &&NodeId| self.gateway(id).is_some_and(Gateway::can_serve);
+        light_node.gateways.iter().find(can_serve).copied()
+    }
+
+    /// Since when keys of a light node are exposed: a gateway that held them is revoked.
+    pub fn exposed_since(&self, node: &NodeId) -> Option<Height> {
+        let light_node = self.light_node(node)?;
+        let held = light_node.gateways.iter().filter_map(|id| self.gateway(id));
+        let revoked = held
+            .filter(|gateway| gateway.standing.standing == Standing::Revoked)
+            .map(|gateway| gateway.standing.since);
+        revoked.chain(light_node.exposed_since).min()
+    }
+
+    /// Begins a block on top of this state, which stays as it is.
+    pub fn begin(&self, context: BlockContext) -> Execution<'_> {
+        Execution::new(self, context)
+    }
+
+    /// Takes over the outcome of a block that was begun on exactly this state.
+    ///
+    /// # Panics
+    /// When the outcome was begun on another state: the caller has mixed up its blocks, and to
+    /// go on would destroy the ledger.
+    pub fn commit(&mut self, outcome: Outcome) {
+        let (base, records, map) = outcome.into_parts();
+        assert_eq!(base, self.root(), "an outcome belongs to the state it was begun on");
+        self.records.extend(records);
+        self.map = map;
+    }
+}

@@ -1,0 +1,68 @@
+//! One rule for each kind of transaction. Signatures, nonce, era and expiry are checked before.
+
+mod governance;
+mod light_nodes;
+mod readings;
+
+use alloc::vec::Vec;
+
+use super::{ApplyError, Event, execution::Execution, records::Gateway};
+use crate::{
+    ids::NodeId,
+    transaction::{Author, Authorship, Body, Transaction},
+};
+
+/// Applies the body of a transaction to the staged layer.
+pub(super) fn apply(
+    execution: &mut Execution<'_>,
+    transaction: &Transaction,
+) -> Result<Vec<Event>, ApplyError> {
+    let draft = transaction.draft();
+    let author = match draft.author {
+        Author::Operator => return governance::apply_operator(execution, &draft.body),
+        Author::Node(node) => node,
+    };
+    check_author(execution, &author, draft.body.kind().authorship())?;
+    match &draft.body {
+        Body::Batch(head) => {
+            let attachment =
+                transaction.attachment().ok_or(ApplyError::Batch("attachment missing"))?;
+            readings::apply_batch(execution, author, head, attachment)
+        }
+        Body::Session(body) => light_nodes::apply_session(execution, author, body),
+        Body::Reserve(body) => light_nodes::apply_reserve(execution, author, body),
+        Body::Register(body) => light_nodes::apply_register(execution, body),
+        Body::Retire(body) => light_nodes::apply_retire(execution, body),
+        Body::Assign(body) => light_nodes::apply_assign(execution, author, body),
+        Body::Tally(body) => readings::apply_tally(execution, author, body),
+        Body::Refusal(body) => readings::apply_refusal(execution, author, body),
+        Body::RotateKey(body) => governance::apply_rotate_key(execution, author, body),
+        Body::Policy(_)
+        | Body::Suspend(_)
+        | Body::Pardon(_)
+        | Body::Revoke(_)
+        | Body::Recover(_)
+        | Body::OperatorRotation(_) => Err(ApplyError::NoRights),
+    }
+}
+
+/// The half of the authorship table that depends on the state: standing and label.
+fn check_author(
+    execution: &Execution<'_>,
+    author: &NodeId,
+    authorship: Authorship,
+) -> Result<(), ApplyError> {
+    let gateway = execution.gateway(author).ok_or(ApplyError::NotAMember)?;
+    if !gateway.standing.standing.may_record() {
+        return Err(ApplyError::NoRights);
+    }
+    match authorship {
+        Authorship::Coordinator if !gateway.coordinator => Err(ApplyError::NotACoordinator),
+        Authorship::Holder if !gateway.full => Err(ApplyError::NoRights),
+        _ => Ok(()),
+    }
+}
+
+fn member<'e>(execution: &'e Execution<'_>, node: &NodeId) -> Result<&'e Gateway, ApplyError> {
+    execution.gateway(node).ok_or(ApplyError::UnknownNode(*node))
+}

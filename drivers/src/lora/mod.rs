@@ -25,3 +25,5 @@ pub mod region;
 mod registry;
 pub mod server;
 mod session;
+#[cfg(test)]
+mod testing;

@@ -12,16 +12,16 @@ use crate::{report, root};
 /// only shrink; raising one is a decision for the commit that raises it to defend.
 const CRATES: [(&str, &[&str], usize); 7] = [
     ("sensor", &["ledger"], 8),
-    ("drivers", &["sensor"], 12),
+    ("drivers", &["sensor"], 14),
     ("ledger", &[], 10),
-    ("attestation", &[], 10),
+    ("attestation", &[], 11),
     ("gatewayd", &["sensor", "drivers", "ledger", "attestation"], 30),
     ("tests", &["sensor", "drivers", "ledger", "attestation", "gatewayd"], 20),
     ("fuzz", &["sensor", "drivers", "ledger", "attestation", "gatewayd"], 10),
 ];
 
 /// Packages in the lock file at most, ours included.
-const LOCKED: usize = 330;
+const LOCKED: usize = 335;
 
 fn metadata() -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -1,5 +1,5 @@
-//! One fuzz target for each parser of bytes that come from outside. A target must not panic, hang or
-//! take memory without bound, whatever the bytes.
+//! One fuzz target for each parser of bytes that come from outside. A target must not panic, hang
+//! or take memory without bound, whatever the bytes.
 //!
 //! Two ways to run them, over the same targets and the same corpus (`tests/fuzz/corpus/TARGET`):
 //! * `tests/run fuzz`: some seconds each of seeded mutation on the stable compiler, as CI does.

@@ -1,5 +1,5 @@
-//! The targets, in the order of the data: drivers, attestation, ledger, configuration. Where a format
-//! has one canonical form, what was accepted must encode to the very bytes it came from.
+//! The targets, in the order of the data: drivers, attestation, ledger, configuration. Where a
+//! format has one canonical form, what was accepted must encode to the very bytes it came from.
 
 use drivers::senml::Pack;
 use ledger::codec::{Decode, Encode};

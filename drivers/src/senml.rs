@@ -463,5 +463,21 @@ fn set_number(slot: &mut Option<f64>, content: Content) -> Result<(), SenmlError
     }
 }
 
+/// Entry for fuzzing: any bytes as both forms. What is taken must survive its own writing.
+///
+/// # Panics
+/// Only if a parser or a writer is wrong.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(pack) = Pack::from_json(bytes) {
+        assert_eq!(Pack::from_json(pack.to_json().as_bytes()).as_ref(), Ok(&pack));
+        let _resolved = pack.resolve(1.7e9);
+    }
+    if let Ok(pack) = Pack::from_cbor(bytes) {
+        let written = pack.to_cbor();
+        assert_eq!(Pack::from_cbor(&written).as_ref(), Ok(&pack));
+        let _resolved = pack.resolve(1.7e9);
+    }
+}
+
 #[cfg(test)]
 mod tests;

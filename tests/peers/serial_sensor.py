@@ -584,6 +584,8 @@ def main():
     if options.new_key:
         new_key(options.new_key)
         return 0
+    # A terminal's other end, inherited by accident, would keep it alive after it was unplugged.
+    os.closerange(3, 1024)
     if not options.port or not options.key_file:
         parser.print_usage(sys.stderr)
         return 2

@@ -262,5 +262,20 @@ impl Node {
     }
 }
 
+/// Entry for fuzzing: the bytes as what a node hears in each of its states.
+///
+/// # Panics
+/// Only if the node is wrong: nothing here is authentic, so it never joins.
+pub fn fuzz(bytes: &[u8]) {
+    let mut node = Node::new(SharedKey::new(crate::frame::DeviceId([0x11; 8]), [7; 16]));
+    for (now_ms, piece) in (0..).zip(bytes.chunks(50)) {
+        let step = node.step(now_ms, Input::Received(piece));
+        assert_eq!((step.transmit, step.event), (None, None));
+        node.step(now_ms, Input::Nonce([piece[0]; NONCE]));
+        node.step(now_ms, Input::Reading { senml: false, payload: piece });
+        node.step(now_ms + LONGEST_WAIT_MS, Input::Wake);
+    }
+}
+
 #[cfg(test)]
 mod tests;

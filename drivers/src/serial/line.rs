@@ -258,5 +258,31 @@ pub fn preview(mapping: &Mapping, mut bytes: &[u8]) -> Vec<PreviewLine> {
     out
 }
 
+/// Entry for fuzzing: the bytes up to a NUL as a mapping, the rest as what its port sends; and
+/// all of it as a record.
+///
+/// # Panics
+/// Only if a parser is wrong.
+pub fn fuzz(bytes: &[u8]) {
+    let (text, wire) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(0));
+    let written = std::str::from_utf8(text).ok().and_then(|text| Mapping::from_toml(text).ok());
+    let suggested = suggest(wire).map(|text| Mapping::from_toml(&text));
+    let suggested = suggested.map(|mapping| mapping.expect("a suggestion is a mapping"));
+    for mapping in [written, suggested].into_iter().flatten() {
+        let _lines = preview(&mapping, wire);
+        let source = Source::new([0; 16], 0, mapping, None, Committed::default());
+        let mut source = source.expect("there is no record");
+        for piece in wire.chunks(100) {
+            for effect in source.feed(0, piece) {
+                if let Effect::Deliver(reading) = effect {
+                    let pack = Pack::from_cbor(reading.senml()).expect("our own CBOR");
+                    assert!(pack.resolve(0.0).is_ok(), "a reading always resolves");
+                }
+            }
+        }
+    }
+    let _record = from_record([0; 16], 0, bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! Only [`link`] does I/O. The wire of shared-key nodes is in `drivers/PROTOCOL.md`; its frames
 //! and keys are the crate `sensor`, which sensors use as well.
 
+pub mod bench;
 pub mod effect;
 pub mod line;
 pub mod link;

@@ -160,6 +160,17 @@ pub fn write_key_file(path: &Path, code: &PrintedCode) -> Result<(), KeyFileErro
     Ok(())
 }
 
+/// Entry for fuzzing: any bytes as a printed code. A code that is taken has one text only.
+///
+/// # Panics
+/// Only if the parser is wrong.
+pub fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(code) = PrintedCode::parse(&text) {
+        assert!(PrintedCode::parse(&code.text()).is_ok_and(|again| again.bytes == code.bytes));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

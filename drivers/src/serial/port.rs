@@ -123,5 +123,21 @@ fn nonce(entropy: &[u8; 32], index: u32) -> [u8; NONCE] {
     *nonce
 }
 
+/// Entry for fuzzing: the bytes as what a port sends, in pieces of 100.
+///
+/// # Panics
+/// Only if the parser or a session is wrong: nothing here is authentic, so nothing is delivered.
+pub fn fuzz(bytes: &[u8]) {
+    let key = sensor::keys::SharedKey::new(DeviceId([0x11; 8]), [7; 16]);
+    let session = Session::new(key, None, super::session::Committed::default());
+    let mut port = Port::new();
+    port.add(session.expect("there is no record")).expect("an empty port");
+    for piece in bytes.chunks(100) {
+        for effect in port.feed(0, piece, &[0; 32]) {
+            assert!(matches!(effect, Effect::Refused(_)), "answered: {effect:?}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -331,3 +331,52 @@ fn frame_digest(sealed: &Sealed<'_>) -> [u8; 16] {
     let (half, _) = digest.split_first_chunk().expect("16 of 32 bytes");
     *half
 }
+
+/// Entry for fuzzing: the bytes as a schedule of authentic frames, repeated, out of order and
+/// damaged; and as a record.
+///
+/// # Panics
+/// Only if the session is wrong: a counter is delivered twice or out of order.
+pub fn fuzz(bytes: &[u8]) {
+    let device = DeviceId([0x11; 8]);
+    let key = SharedKey::new(device, [7; 16]);
+    let _record = Session::new(key.clone(), Some(bytes), Committed::default());
+    let mut session = match Session::new(key.clone(), None, Committed::default()) {
+        Ok(session) => session,
+        Err(error) => unreachable!("there is no record: {error}"),
+    };
+    let (mut hello, mut challenge) = (key.hello(&[0; NONCE]), [0; CHALLENGE]);
+    let mut last = (0, 0);
+    for (index, op) in bytes.chunks_exact(3).take(64).enumerate() {
+        let mut frame = [0; MAX_FRAME];
+        let keys = key.session(&hello, &challenge);
+        let length = match op[0] % 4 {
+            0 => {
+                hello = key.hello(&[op[1]; NONCE]);
+                frame[..HELLO].copy_from_slice(&hello);
+                HELLO
+            }
+            1 => keys.seal(Kind::Confirm, 0, &[], &mut frame),
+            _ => keys.seal(Kind::Senml, u64::from(op[1]), &[op[2]], &mut frame),
+        };
+        if op[0] & 0x80 != 0 {
+            frame[usize::from(op[2]) % length] ^= 1 | op[1];
+        }
+        let Ok(frame) = Frame::parse(&frame[..length]) else { continue };
+        for effect in session.step(0, &frame, &[index as u8; NONCE]) {
+            match effect {
+                Effect::Deliver(reading) => {
+                    let position = (reading.epoch(), reading.counter());
+                    assert!(position > last, "{position:?} after {last:?}");
+                    last = position;
+                }
+                Effect::Write { bytes, .. } if op[0] % 4 == 0 => {
+                    let mut framer = sensor::frame::Framer::new();
+                    let answer = framer.next(&mut &bytes[..]).and_then(Result::ok);
+                    challenge = answer.and_then(|a| a.try_into().ok()).unwrap_or(challenge);
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -80,7 +80,7 @@ fn join(node: &mut Node, port: &mut Port, nonce: u8) -> Asked {
 
 fn send(node: &mut Node, port: &mut Port, payload: &[u8]) -> Asked {
     let frame = node.step(0, Input::Reading { senml: true, payload }).transmit;
-    let asked = feed(port, &frame.expect("a frame").to_vec());
+    let asked = feed(port, frame.expect("a frame"));
     assert_eq!(node.step(0, Input::Received(&asked.written)).event, Some(Event::Acknowledged));
     asked
 }
@@ -397,4 +397,23 @@ proptest! {
     fn any_record_is_answered(bytes in proptest::collection::vec(any::<u8>(), 0..150)) {
         let _ = Session::new(key(), Some(&bytes), Committed::default());
     }
+}
+
+/// The fuzz entries themselves, so that they never rot.
+#[test]
+fn fuzz_entries_take_what_the_tests_know() {
+    let frames =
+        [on_wire(&key().hello(&[1; 16])), vec![0x14; 300], b"gwk1\0{\"a\":1}\n1;2\n".to_vec()];
+    let schedule: Vec<u8> =
+        (0..200u8).flat_map(|n| [n.wrapping_mul(37), n / 3, n.wrapping_mul(11)]).collect();
+    for bytes in frames.iter().chain([&schedule]) {
+        super::fuzz(bytes);
+        crate::serial::session::fuzz(bytes);
+        crate::serial::line::fuzz(bytes);
+        crate::serial::pairing::fuzz(bytes);
+        crate::senml::fuzz(bytes);
+        sensor::node::fuzz(bytes);
+    }
+    // A handshake and its readings, as ops of the schedule.
+    crate::serial::session::fuzz(&[0, 1, 0, 1, 0, 0, 2, 1, 9, 2, 1, 9, 2, 3, 9, 2, 2, 9]);
 }

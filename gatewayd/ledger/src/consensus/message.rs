@@ -1,0 +1,512 @@
+//! What voters say to each other and what the write-ahead log records: our own forms, so that
+//! the engine can be replaced without touching wire or disk.
+//!
+//! Nothing here verifies a signature; the driver does, with the voters of the height.
+
+use crate::certificate::VoteType;
+use crate::codec::{Decode, DecodeError, Decoder, Encode, Encoder};
+use crate::crypto::{Domain, Signature};
+use crate::ids::{ChainId, Era, Hash, Height, NodeId};
+use crate::validator_set::MAX_VOTERS;
+
+/// A signed vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// Prevote or precommit.
+    pub kind: VoteType,
+    /// The height voted on.
+    pub height: Height,
+    /// The round of that height.
+    pub round: u32,
+    /// Header hash of the block, or none for "no block in this round".
+    pub block: Option<Hash>,
+    /// Who votes.
+    pub voter: NodeId,
+    /// By the voter's vote key over [`crate::certificate::vote_digest`].
+    pub signature: Signature,
+}
+
+/// A signed proposal of a block, by its header hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The height proposed for.
+    pub height: Height,
+    /// The round of that height.
+    pub round: u32,
+    /// Header hash of the block.
+    pub block: Hash,
+    /// The earlier round in which a quorum held the block valid.
+    pub valid_round: Option<u32>,
+    /// Who proposes.
+    pub proposer: NodeId,
+    /// By the proposer's vote key over [`proposal_digest`].
+    pub signature: Signature,
+}
+
+/// A group of votes of one height and round that proves something together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Justification {
+    /// What the votes prove.
+    pub reason: Reason,
+    /// The height of all votes.
+    pub height: Height,
+    /// The round of all votes.
+    pub round: u32,
+    /// At most [`MAX_VOTERS`] votes.
+    pub votes: Vec<Vote>,
+}
+
+/// What a [`Justification`] proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A quorum prevoted one block.
+    Polka,
+    /// A quorum precommitted, not all for one block: the round is over.
+    RoundOver,
+    /// More than a third voted in a later round: go there.
+    Skip,
+}
+
+/// Largest block body on the wire, in bytes.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Transactions in one gossip message.
+pub const MAX_GOSSIP: usize = 256;
+
+/// A message between gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A vote.
+    Vote(Vote),
+    /// A proposal.
+    Proposal(Proposal),
+    /// Votes that justify a round or a proposal.
+    Justification(Justification),
+    /// The body of a proposed block.
+    Body {
+        /// Height it is proposed for.
+        height: Height,
+        /// Round in which it was sent.
+        round: u32,
+        /// The encoded block.
+        block: Vec<u8>,
+    },
+    /// Transactions for the mempool, as signed.
+    Transactions(Vec<Vec<u8>>),
+    /// "Send me the decided block of this height."
+    Fetch(Height),
+    /// A decided block with its certificate.
+    Decided {
+        /// The encoded block.
+        block: Vec<u8>,
+        /// The encoded finality certificate.
+        certificate: Vec<u8>,
+    },
+}
+
+impl Message {
+    /// The height at which the sender takes part in consensus, if the message tells.
+    pub fn height(&self) -> Option<Height> {
+        match self {
+            Self::Vote(vote) => Some(vote.height),
+            Self::Proposal(proposal) => Some(proposal.height),
+            Self::Justification(votes) => Some(votes.height),
+            Self::Body { height, .. } => Some(*height),
+            Self::Transactions(_) | Self::Fetch(_) | Self::Decided { .. } => None,
+        }
+    }
+}
+
+/// Reads a message of a peer.
+///
+/// # Errors
+/// Anything but the canonical form within the limits.
+pub fn parse(bytes: &[u8]) -> Result<Message, DecodeError> {
+    Message::from_bytes(bytes)
+}
+
+impl Encode for Message {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Vote(vote) => encoder.array(2).uint(1).value(vote),
+            Self::Proposal(proposal) => encoder.array(2).uint(2).value(proposal),
+            Self::Justification(votes) => encoder.array(2).uint(3).value(votes),
+            Self::Body { height, round, block } => {
+                encoder.array(4).uint(4).value(height).uint(u64::from(*round)).bytes(block)
+            }
+            Self::Transactions(list) => {
+                encoder.array(2).uint(5).array(list.len());
+                list.iter().fold(encoder, |encoder, bytes| encoder.bytes(bytes))
+            }
+            Self::Fetch(height) => encoder.array(2).uint(6).value(height),
+            Self::Decided { block, certificate } => {
+                encoder.array(3).uint(7).bytes(block).bytes(certificate)
+            }
+        };
+    }
+}
+
+impl Decode for Message {
+    const MAX_BYTES: usize = MAX_BODY + MAX_CERTIFICATE + 64;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let fields = decoder.array("message", 4)?;
+        let (message, expected) = match decoder.uint("message kind")? {
+            1 => (Self::Vote(Vote::decode(decoder)?), 2),
+            2 => (Self::Proposal(Proposal::decode(decoder)?), 2),
+            3 => (Self::Justification(Justification::decode(decoder)?), 2),
+            4 => {
+                let height = Height::decode(decoder)?;
+                let round = decode_round(decoder)?;
+                let block = decoder.bytes("block", MAX_BODY)?.to_vec();
+                (Self::Body { height, round, block }, 4)
+            }
+            5 => (Self::Transactions(decode_gossip(decoder)?), 2),
+            6 => (Self::Fetch(Height::decode(decoder)?), 2),
+            7 => {
+                let block = decoder.bytes("block", MAX_BODY)?.to_vec();
+                let certificate = decoder.bytes("certificate", MAX_CERTIFICATE)?.to_vec();
+                (Self::Decided { block, certificate }, 3)
+            }
+            _ => return Err(DecodeError::Invalid("message kind")),
+        };
+        check_fields("message", fields, expected)?;
+        Ok(message)
+    }
+}
+
+const MAX_CERTIFICATE: usize = 64 * 1024;
+/// Largest transaction with its attachment on the wire, in bytes.
+const MAX_GOSSIPED: usize = 1024 * 1024;
+
+fn decode_gossip(decoder: &mut Decoder<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let count = decoder.array("transactions", MAX_GOSSIP)?;
+    (0..count).map(|_| decoder.bytes("transaction", MAX_GOSSIPED).map(<[u8]>::to_vec)).collect()
+}
+
+/// No site ever needs this many rounds; the bound keeps arithmetic on rounds from overflowing.
+const MAX_ROUND: u32 = 1_000_000;
+
+fn decode_round(decoder: &mut Decoder<'_>) -> Result<u32, DecodeError> {
+    let round = decoder.uint32("round")?;
+    if round <= MAX_ROUND { Ok(round) } else { Err(DecodeError::Invalid("round")) }
+}
+
+fn check_fields(what: &'static str, found: usize, expected: u64) -> Result<(), DecodeError> {
+    let found = found as u64;
+    if found == expected { Ok(()) } else { Err(DecodeError::FieldCount { what, found, expected }) }
+}
+
+impl Encode for Vote {
+    fn encode(&self, encoder: &mut Encoder) {
+        let Self { kind, height, round, block, voter, signature } = self;
+        encoder.array(6).uint(u64::from(*kind == VoteType::Precommit)).value(height);
+        encoder.uint(u64::from(*round)).option(block.as_ref()).value(voter).value(signature);
+    }
+}
+
+impl Decode for Vote {
+    const MAX_BYTES: usize = 256;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        decoder.fields("vote", 6)?;
+        Ok(Self {
+            kind: match decoder.uint("vote kind")? {
+                0 => VoteType::Prevote,
+                1 => VoteType::Precommit,
+                _ => return Err(DecodeError::Invalid("vote kind")),
+            },
+            height: Height::decode(decoder)?,
+            round: decode_round(decoder)?,
+            block: decoder.option()?,
+            voter: NodeId::decode(decoder)?,
+            signature: Signature::decode(decoder)?,
+        })
+    }
+}
+
+impl Encode for Proposal {
+    fn encode(&self, encoder: &mut Encoder) {
+        let Self { height, round, block, valid_round, proposer, signature } = self;
+        encoder.array(6).value(height).uint(u64::from(*round)).value(block);
+        match valid_round {
+            Some(round) => encoder.uint(u64::from(*round)),
+            None => encoder.null(),
+        };
+        encoder.value(proposer).value(signature);
+    }
+}
+
+impl Decode for Proposal {
+    const MAX_BYTES: usize = 256;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        decoder.fields("proposal", 6)?;
+        Ok(Self {
+            height: Height::decode(decoder)?,
+            round: decode_round(decoder)?,
+            block: Hash::decode(decoder)?,
+            valid_round: match decoder.null() {
+                true => None,
+                false => Some(decode_round(decoder)?),
+            },
+            proposer: NodeId::decode(decoder)?,
+            signature: Signature::decode(decoder)?,
+        })
+    }
+}
+
+impl Encode for Justification {
+    fn encode(&self, encoder: &mut Encoder) {
+        let Self { reason, height, round, votes } = self;
+        let reason = match reason {
+            Reason::Polka => 0,
+            Reason::RoundOver => 1,
+            Reason::Skip => 2,
+        };
+        encoder.array(4).uint(reason).value(height).uint(u64::from(*round)).list(votes);
+    }
+}
+
+impl Decode for Justification {
+    const MAX_BYTES: usize = MAX_VOTERS * Vote::MAX_BYTES;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        decoder.fields("justification", 4)?;
+        let found = Self {
+            reason: match decoder.uint("reason")? {
+                0 => Reason::Polka,
+                1 => Reason::RoundOver,
+                2 => Reason::Skip,
+                _ => return Err(DecodeError::Invalid("reason")),
+            },
+            height: Height::decode(decoder)?,
+            round: decode_round(decoder)?,
+            votes: decoder.list("votes", MAX_VOTERS)?,
+        };
+        let one_round =
+            found.votes.iter().all(|v| v.height == found.height && v.round == found.round);
+        if one_round { Ok(found) } else { Err(DecodeError::Invalid("justification")) }
+    }
+}
+
+/// One entry of the write-ahead log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A vote, own or received.
+    Vote(Vote),
+    /// A proposal, own or received.
+    Proposal(Proposal),
+    /// A quorum of prevotes received together.
+    Polka(Justification),
+    /// A consensus timer ran out.
+    Timeout {
+        /// The height it belongs to.
+        height: Height,
+        /// The round it belongs to.
+        round: u32,
+        /// 0 propose, 1 prevote, 2 precommit.
+        step: u8,
+    },
+    /// The verdict on a body.
+    Verdict {
+        /// The height proposed for.
+        height: Height,
+        /// The round in which the body came.
+        round: u32,
+        /// Who built the block.
+        proposer: NodeId,
+        /// Its header hash.
+        block: Hash,
+        /// Whether this node held it valid.
+        valid: bool,
+    },
+    /// A body that this node voted for or may vote for.
+    Body {
+        /// The height proposed for.
+        height: Height,
+        /// The encoded block.
+        block: Vec<u8>,
+    },
+    /// Earlier records were lost: this node signs nothing up to this height.
+    Silent {
+        /// The last height without a vote.
+        height: Height,
+    },
+}
+
+impl Record {
+    /// The height the record belongs to; records at or below the store's tip are void.
+    pub fn height(&self) -> Height {
+        match self {
+            Self::Vote(vote) => vote.height,
+            Self::Proposal(proposal) => proposal.height,
+            Self::Polka(votes) => votes.height,
+            Self::Timeout { height, .. }
+            | Self::Verdict { height, .. }
+            | Self::Body { height, .. }
+            | Self::Silent { height } => *height,
+        }
+    }
+}
+
+impl Encode for Record {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Vote(vote) => encoder.array(2).uint(1).value(vote),
+            Self::Proposal(proposal) => encoder.array(2).uint(2).value(proposal),
+            Self::Polka(votes) => encoder.array(2).uint(3).value(votes),
+            Self::Timeout { height, round, step } => {
+                encoder.array(4).uint(4).value(height).uint(u64::from(*round)).uint((*step).into())
+            }
+            Self::Verdict { height, round, proposer, block, valid } => {
+                encoder.array(6).uint(5).value(height).uint(u64::from(*round));
+                encoder.value(proposer).value(block).bool(*valid)
+            }
+            Self::Body { height, block } => encoder.array(3).uint(6).value(height).bytes(block),
+            Self::Silent { height } => encoder.array(2).uint(7).value(height),
+        };
+    }
+}
+
+impl Decode for Record {
+    const MAX_BYTES: usize = MAX_BODY + 64;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let fields = decoder.array("log record", 6)?;
+        let (record, expected) = match decoder.uint("log record kind")? {
+            1 => (Self::Vote(Vote::decode(decoder)?), 2),
+            2 => (Self::Proposal(Proposal::decode(decoder)?), 2),
+            3 => (Self::Polka(Justification::decode(decoder)?), 2),
+            4 => {
+                let height = Height::decode(decoder)?;
+                let round = decode_round(decoder)?;
+                (Self::Timeout { height, round, step: decoder.uint8("step")? }, 4)
+            }
+            5 => {
+                let height = Height::decode(decoder)?;
+                let round = decode_round(decoder)?;
+                let proposer = NodeId::decode(decoder)?;
+                let block = Hash::decode(decoder)?;
+                let valid = decoder.bool("valid")?;
+                (Self::Verdict { height, round, proposer, block, valid }, 6)
+            }
+            6 => {
+                let height = Height::decode(decoder)?;
+                let block = decoder.bytes("block", MAX_BODY)?.to_vec();
+                (Self::Body { height, block }, 3)
+            }
+            7 => (Self::Silent { height: Height::decode(decoder)? }, 2),
+            _ => return Err(DecodeError::Invalid("log record kind")),
+        };
+        check_fields("log record", fields, expected)?;
+        Ok(record)
+    }
+}
+
+/// What a proposal's signature covers: SHA-256(domain ‖ chain ID ‖ era ‖ height ‖ round ‖
+/// block hash ‖ valid round + 1, or 0 for none), numbers big-endian.
+pub fn proposal_digest(
+    chain: &ChainId,
+    era: Era,
+    height: Height,
+    round: u32,
+    block: &Hash,
+    valid_round: Option<u32>,
+) -> Hash {
+    let valid_round = valid_round.map_or(0, |round| u64::from(round) + 1);
+    Domain::PROPOSAL.digest(&[
+        &chain.0.0,
+        &era.0.to_be_bytes(),
+        &height.0.to_be_bytes(),
+        &round.to_be_bytes(),
+        &block.0,
+        &valid_round.to_be_bytes(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vote(block: Option<Hash>) -> Vote {
+        Vote {
+            kind: VoteType::Precommit,
+            height: Height(7),
+            round: 2,
+            block,
+            voter: NodeId([3; 20]),
+            signature: Signature::from_bytes([4; 64]),
+        }
+    }
+
+    #[test]
+    fn messages_and_records_round_trip() {
+        let proposal = Proposal {
+            height: Height(7),
+            round: 2,
+            block: Hash([1; 32]),
+            valid_round: Some(0),
+            proposer: NodeId([3; 20]),
+            signature: Signature::from_bytes([4; 64]),
+        };
+        let polka = Justification {
+            reason: Reason::Polka,
+            height: Height(7),
+            round: 2,
+            votes: vec![vote(Some(Hash([1; 32]))), vote(None)],
+        };
+        for message in [
+            Message::Vote(vote(None)),
+            Message::Proposal(proposal),
+            Message::Justification(polka.clone()),
+            Message::Body { height: Height(7), round: 1, block: vec![1, 2] },
+            Message::Transactions(vec![vec![1], vec![]]),
+            Message::Fetch(Height(u64::MAX)),
+            Message::Decided { block: vec![5], certificate: vec![6] },
+        ] {
+            assert_eq!(parse(&message.to_bytes()), Ok(message));
+        }
+        for record in [
+            Record::Vote(vote(Some(Hash([1; 32])))),
+            Record::Proposal(Proposal { valid_round: None, ..proposal }),
+            Record::Polka(polka.clone()),
+            Record::Timeout { height: Height(7), round: 0, step: 2 },
+            Record::Verdict {
+                height: Height(7),
+                round: 0,
+                proposer: NodeId([3; 20]),
+                block: Hash([1; 32]),
+                valid: true,
+            },
+            Record::Body { height: Height(7), block: vec![0; 300] },
+            Record::Silent { height: Height(7) },
+        ] {
+            assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record.clone()));
+            assert_eq!(record.height(), Height(7));
+        }
+    }
+
+    #[test]
+    fn bad_messages_are_refused() {
+        let good = Message::Fetch(Height(5)).to_bytes();
+        let mut trailing = good.clone();
+        trailing.push(0);
+        assert_eq!(parse(&trailing), Err(DecodeError::Trailing(1)));
+        assert_eq!(parse(&good[..1]), Err(DecodeError::Truncated("message kind")));
+        let mut kind = good.clone();
+        kind[1] = 9;
+        assert_eq!(parse(&kind), Err(DecodeError::Invalid("message kind")));
+        let mut fields = good;
+        fields[0] = 0x83;
+        assert!(matches!(parse(&fields), Err(DecodeError::FieldCount { .. })));
+        let other_round = Vote { round: 9, ..vote(None) };
+        let mixed = Justification {
+            reason: Reason::Skip,
+            height: Height(7),
+            round: 2,
+            votes: vec![vote(None), other_round],
+        };
+        let bytes = Message::Justification(mixed).to_bytes();
+        assert_eq!(parse(&bytes), Err(DecodeError::Invalid("justification")));
+    }
+}

@@ -1,0 +1,158 @@
+//! Rows to values and back; shared by the writer and the readers.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::StoreError;
+use crate::block::{Block, MAX_BLOCK_TRANSACTIONS};
+use crate::certificate::Certificate;
+use crate::codec::{Decode, Decoder, Encoder};
+use crate::header::Header;
+use crate::ids::{Hash, Height};
+use crate::transaction::Transaction;
+use crate::validator_set::ValidatorSet;
+
+/// A block's row without the subtrees.
+pub(super) struct BlockRow {
+    pub(super) header: Header,
+    pub(super) certificate: Option<Certificate>,
+    last_commit: Option<Vec<u8>>,
+    body: Vec<u8>,
+}
+
+const BLOCK_COLUMNS: &str = "header, certificate, last_commit, body";
+
+pub(super) fn block_row(
+    connection: &Connection,
+    height: Height,
+) -> Result<Option<BlockRow>, StoreError> {
+    let sql = format!("SELECT {BLOCK_COLUMNS} FROM blocks WHERE height = ?1");
+    let raw = connection
+        .prepare_cached(&sql)?
+        .query_row([sql_height(height)?], |row| {
+            let header: Vec<u8> = row.get(0)?;
+            let certificate: Option<Vec<u8>> = row.get(1)?;
+            Ok((header, certificate, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    let Some((header, certificate, last_commit, body)) = raw else {
+        return Ok(None);
+    };
+    Ok(Some(BlockRow {
+        header: Header::from_bytes(&header)?,
+        certificate: certificate.as_deref().map(Certificate::from_bytes).transpose()?,
+        last_commit,
+        body,
+    }))
+}
+
+impl BlockRow {
+    /// The block, with the parent's certificate from the row below where it is the same.
+    pub(super) fn into_block(self, connection: &Connection) -> Result<Block, StoreError> {
+        let transactions = decode_body(&self.body)?;
+        let last_commit = match (self.header.last_commit_hash, self.last_commit) {
+            (Hash::ZERO, _) => None,
+            (_, Some(bytes)) => Some(Certificate::from_bytes(&bytes)?),
+            (_, None) => certificate(connection, Height(self.header.height.0.saturating_sub(1)))?,
+        };
+        Ok(Block { header: self.header, transactions, last_commit })
+    }
+
+    pub(super) fn transactions(&self) -> Result<Vec<Transaction>, StoreError> {
+        decode_body(&self.body)
+    }
+}
+
+pub(super) fn encode_body(transactions: &[Transaction]) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.list(transactions);
+    encoder.into_bytes()
+}
+
+fn decode_body(bytes: &[u8]) -> Result<Vec<Transaction>, StoreError> {
+    let mut decoder = Decoder::new(bytes);
+    let transactions = decoder.list("transactions", MAX_BLOCK_TRANSACTIONS)?;
+    decoder.finish()?;
+    Ok(transactions)
+}
+
+pub(super) fn header(
+    connection: &Connection,
+    height: Height,
+) -> Result<Option<Header>, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT header FROM blocks WHERE height = ?1")?
+        .query_row([sql_height(height)?], |row| row.get(0))
+        .optional()?;
+    Ok(bytes.as_deref().map(Header::from_bytes).transpose()?)
+}
+
+pub(super) fn certificate(
+    connection: &Connection,
+    height: Height,
+) -> Result<Option<Certificate>, StoreError> {
+    let bytes: Option<Option<Vec<u8>>> = connection
+        .prepare_cached("SELECT certificate FROM blocks WHERE height = ?1")?
+        .query_row([sql_height(height)?], |row| row.get(0))
+        .optional()?;
+    Ok(bytes.flatten().as_deref().map(Certificate::from_bytes).transpose()?)
+}
+
+/// Height of the highest block.
+pub(super) fn tip_height(connection: &Connection) -> Result<Height, StoreError> {
+    let height: Option<i64> = connection
+        .prepare_cached("SELECT max(height) FROM blocks")?
+        .query_row([], |row| row.get(0))?;
+    let height = height.and_then(|height| u64::try_from(height).ok());
+    height.map(Height).ok_or_else(|| StoreError::Damaged("no genesis block".into()))
+}
+
+/// A stored subtree of the history, see [`crate::merkle::completed`].
+pub(super) fn subtree(
+    connection: &Connection,
+    level: u32,
+    index: u64,
+) -> Result<Option<Hash>, StoreError> {
+    let completing = index
+        .checked_add(1)
+        .and_then(|next| next.checked_shl(level))
+        .and_then(|end| end.checked_sub(1));
+    let Some(height) = completing else {
+        return Ok(None);
+    };
+    let joined: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT subtrees FROM blocks WHERE height = ?1")?
+        .query_row([sql_height(Height(height))?], |row| row.get(0))
+        .optional()?;
+    let at = level as usize;
+    Ok(joined.and_then(|joined| joined.as_chunks::<32>().0.get(at).copied().map(Hash)))
+}
+
+/// The voters of a height.
+pub(super) fn validators(
+    connection: &Connection,
+    height: Height,
+) -> Result<ValidatorSet, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .prepare_cached(
+            "SELECT validators FROM validator_sets WHERE height <= ?1
+             ORDER BY height DESC LIMIT 1",
+        )?
+        .query_row([sql_height(height)?], |row| row.get(0))
+        .optional()?;
+    let bytes = bytes.ok_or_else(|| StoreError::Damaged("no validator set".into()))?;
+    Ok(ValidatorSet::from_bytes(&bytes)?)
+}
+
+/// SQLite integers are signed.
+pub(super) fn sql_height(height: Height) -> Result<i64, StoreError> {
+    sql_number(height.0)
+}
+
+pub(super) fn sql_number(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|_| StoreError::Damaged("a number above 2^63".into()))
+}
+
+pub(super) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}

@@ -100,7 +100,8 @@ impl VerifiedReading {
         self.counter
     }
 
-    /// When the frame was received: the `now_ms` of the step that verified it.
+    /// When the frame was received: the `now_ms` of the step that verified it, in milliseconds
+    /// since 1970 by the gateway's clock.
     #[must_use]
     pub const fn received_ms(&self) -> u64 {
         self.received_ms

@@ -56,6 +56,8 @@ pub enum Refusal {
     UnknownSession(DeviceId),
     /// A sealed frame whose tag is wrong.
     BadTag(DeviceId),
+    /// An authentic reading of a node that may not be recorded yet; the node sends it again.
+    Held(DeviceId),
     /// A frame from the gateway's direction: a loop on the line, or our own echo.
     Echo(DeviceId),
     /// A counter that was used before.
@@ -102,6 +104,7 @@ impl Refusal {
             Self::WrongKey(_) => "wrong-key",
             Self::UnknownSession(_) => "unknown-session",
             Self::BadTag(_) => "bad-tag",
+            Self::Held(_) => "held",
             Self::Echo(_) => "echo",
             Self::Replay { .. } => "replay",
             Self::Conflict { .. } => "conflict",
@@ -121,6 +124,7 @@ impl fmt::Display for Refusal {
                 write!(f, "device {device} sent in a session that is not open")
             }
             Self::BadTag(device) => write!(f, "frame of device {device} is not authentic"),
+            Self::Held(device) => write!(f, "device {device} is not registered yet"),
             Self::Echo(device) => {
                 write!(f, "a gateway's own frame for device {device} came back from the line")
             }

@@ -108,7 +108,8 @@ impl Source {
         self.lines = Lines::new();
     }
 
-    /// Takes bytes in pieces of any size.
+    /// Takes bytes in pieces of any size; `now_ms` is the time of the gateway, in milliseconds
+    /// since 1970.
     pub fn feed(&mut self, now_ms: u64, mut bytes: &[u8]) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut lines = std::mem::take(&mut self.lines);
@@ -134,7 +135,8 @@ impl Source {
 
     fn deliver(&mut self, now_ms: u64, records: Vec<Record>, effects: &mut Vec<Effect>) {
         let rest = self.mapping.min_interval_ms();
-        let too_soon = |last_ms: u64| now_ms.saturating_sub(last_ms) < rest;
+        // A clock that was set back must not silence the source until it has caught up.
+        let too_soon = |last_ms: u64| now_ms.checked_sub(last_ms).is_some_and(|ms| ms < rest);
         if rest > 0 && self.last_ms.is_some_and(too_soon) {
             self.counts.refuse("thinned");
             return;

@@ -199,7 +199,7 @@ impl Writer {
         queued
     }
 
-    /// Writes that were dropped: queue full, port closed, or not taken in [`WRITE_TIMEOUT`].
+    /// Writes that were dropped: queue full, port closed, or not taken in two seconds.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

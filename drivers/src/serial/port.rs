@@ -61,6 +61,11 @@ impl Port {
         self.sessions.remove(&device)
     }
 
+    /// One node of the port.
+    pub fn session(&mut self, device: DeviceId) -> Option<&mut Session> {
+        self.sessions.get_mut(&device)
+    }
+
     /// The nodes of the port, by device ID.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values()
@@ -77,7 +82,7 @@ impl Port {
         self.framer.clear();
     }
 
-    /// Takes bytes in pieces of any size. `entropy` is 32 unpredictable bytes, fresh at each
+    /// Takes bytes in pieces of any size; `now_ms` as in [`Session::step`]. `entropy` is 32 unpredictable bytes, fresh at each
     /// call: the nonces of this call's handshakes are derived from it.
     pub fn feed(&mut self, now_ms: u64, mut bytes: &[u8], entropy: &[u8; 32]) -> Vec<Effect> {
         let mut effects = Vec::new();

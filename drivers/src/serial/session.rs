@@ -60,6 +60,7 @@ pub struct Session {
     last_epoch: u32,
     current: Option<Current>,
     pending: Option<Pending>,
+    held: bool,
     counts: Counts,
 }
 
@@ -104,7 +105,8 @@ impl Session {
             current.digest = [0; 16];
         }
         let last_epoch = saved_epoch.max(committed.epoch);
-        Ok(Self { key, last_epoch, current, pending: None, counts: Counts::default() })
+        let counts = Counts::default();
+        Ok(Self { key, last_epoch, current, pending: None, held: false, counts })
     }
 
     /// The node's device ID.
@@ -125,13 +127,20 @@ impl Session {
         self.current.as_ref().map(|current| (current.epoch, current.highest))
     }
 
+    /// While held, handshakes are answered, which proves the identity, and readings are neither
+    /// taken nor acknowledged: for the time between pairing and registration.
+    pub const fn hold_readings(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// What happened since start.
     #[must_use]
     pub const fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Takes one frame of this node. `nonce` is used for a new handshake only: 16 bytes that are
+    /// Takes one frame of this node; `now_ms` is the time of the gateway that its reading will
+    /// carry, in milliseconds since 1970. `nonce` is used for a new handshake only: 16 bytes that are
     /// unpredictable and not given a second time.
     pub fn step(&mut self, now_ms: u64, frame: &Frame<'_>, nonce: &[u8; NONCE]) -> Vec<Effect> {
         let taken = match frame {
@@ -210,6 +219,9 @@ impl Session {
         let mut buffer = [0; MAX_PAYLOAD];
         let payload =
             current.keys.open(sealed, &mut buffer).map_err(|_| Refusal::BadTag(device))?;
+        if self.held {
+            return Err(Refusal::Held(device));
+        }
         let (counter, highest) = (sealed.counter, current.highest);
         if counter <= highest {
             current.repeated(sealed)?;

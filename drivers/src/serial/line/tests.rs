@@ -214,6 +214,7 @@ fn lines_in_between_are_thinned_and_counted() {
         count += delivered(&source.feed(now_ms, b"1\n")).len();
     }
     assert_eq!((count, source.counts().refused("thinned")), (5, 15));
+    assert_eq!(delivered(&source.feed(7, b"1\n")).len(), 1, "the clock was set back");
 }
 
 #[test]

@@ -311,6 +311,20 @@ fn a_restart_goes_on_with_the_session_where_it_was() {
 }
 
 #[test]
+fn a_held_node_proves_itself_and_its_reading_waits() {
+    let (mut node, mut port) = (Node::new(key()), port());
+    port.session(DEVICE).expect("added").hold_readings(true);
+    assert_eq!(join(&mut node, &mut port, 1).opened.len(), 1, "the identity is proved");
+    let frame = node.step(0, Input::Reading { senml: true, payload: &pack(1.0) }).transmit;
+    let frame = frame.expect("a frame").to_vec();
+    let held = feed(&mut port, &frame);
+    assert_eq!(held.refused, [Refusal::Held(DEVICE)]);
+    assert!(held.written.is_empty() && held.readings.is_empty() && held.record.is_none());
+    port.session(DEVICE).expect("added").hold_readings(false);
+    assert_eq!(feed(&mut port, &frame).readings.len(), 1);
+}
+
+#[test]
 fn many_nodes_share_a_port_and_two_handshakes_in_one_piece_share_no_nonce() {
     let mut port = Port::new();
     let keys: Vec<SharedKey> =

@@ -33,11 +33,7 @@ pub fn history_leaf(header_hash: &Hash) -> Hash {
 impl Tip {
     /// Height 0.
     pub fn genesis(genesis: &Genesis) -> Self {
-        let header = State::genesis_header(genesis);
-        let hash = header.hash();
-        let mut history = Frontier::new();
-        history.push(history_leaf(&hash));
-        Self { header, hash, history }
+        Self::on(&Frontier::new(), State::genesis_header(genesis))
     }
 
     /// The context in which the next block's transactions are applied.
@@ -75,8 +71,12 @@ impl Tip {
 
     /// The tip after a block was decided.
     pub fn advance(&self, header: Header) -> Self {
+        Self::on(&self.history, header)
+    }
+
+    pub(crate) fn on(earlier: &Frontier, header: Header) -> Self {
         let hash = header.hash();
-        let mut history = self.history.clone();
+        let mut history = earlier.clone();
         history.push(history_leaf(&hash));
         Self { header, hash, history }
     }

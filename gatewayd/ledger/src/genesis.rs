@@ -191,3 +191,44 @@ impl Decode for Genesis {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixture::Fixture, header::Header, state::State};
+
+    #[test]
+    fn a_record_reads_back_and_names_the_chain() {
+        let genesis = Fixture::new().genesis;
+        let bytes = genesis.to_bytes();
+        let read = Genesis::read(&bytes).unwrap();
+        assert_eq!(read, genesis);
+        assert_eq!(read.chain_id().0, sha256(&[&bytes]));
+        let header = State::genesis_header(&genesis);
+        assert_eq!(Header::from_bytes(&header.to_bytes()), Ok(header.clone()));
+        assert_eq!(header.validators_hash, genesis.validator_set().hash());
+    }
+
+    #[test]
+    fn keys_that_do_not_certify_each_other_are_refused() {
+        let genesis = Fixture::new().genesis;
+        let mut other_salt = genesis.clone();
+        other_salt.salt = Hash([1; 32]);
+        let mut swapped = genesis.clone();
+        core::mem::swap(&mut swapped.founder.identity, &mut swapped.founder.vote);
+        let mut no_possession = genesis.clone();
+        no_possession.founder.vote_possession = genesis.founder.vote_certificate;
+        for wrong in [other_salt, swapped, no_possession] {
+            let refused = Genesis::read(&wrong.to_bytes());
+            assert_eq!(refused, Err(GenesisError::Founder(CryptoError::Signature)));
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let mut bytes = Fixture::new().genesis.to_bytes();
+        bytes[1] = 2;
+        let version = DecodeError::Version { what: "genesis", found: 2 };
+        assert_eq!(Genesis::from_bytes(&bytes), Err(version));
+    }
+}

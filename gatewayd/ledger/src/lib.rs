@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod batch;
 pub mod block;
 pub mod certificate;
 pub mod chain;
@@ -20,6 +21,8 @@ pub mod codec;
 #[cfg(feature = "full")]
 pub mod consensus;
 pub mod crypto;
+#[cfg(test)]
+mod fixture;
 pub mod genesis;
 pub mod header;
 #[cfg(feature = "full")]

@@ -16,6 +16,8 @@ pub mod key;
 pub mod map;
 pub mod records;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use alloc::{collections::BTreeMap, vec::Vec};
@@ -149,6 +151,14 @@ impl State {
                 .collect(),
         );
         Self { records, map }
+    }
+
+    /// The state with one entry set by hand.
+    #[cfg(test)]
+    pub(crate) fn with_record(&self, key: Key, record: Record) -> Self {
+        let mut records = self.records.clone();
+        records.insert(key, record);
+        Self::from_records(records)
     }
 
     /// The getters below rely on these entries; genesis makes them and nothing removes them.

@@ -349,6 +349,3 @@ pub(crate) fn refund(forwarders: &mut Forwarders, plan: &Plan) {
         forwarder.duty.refund(plan.band, plan.airtime_us);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,7 +4,8 @@
 //! conversion is made here and nowhere else (TS001-1.0.4 section 1.2).
 
 use std::fmt;
-use std::hint::black_box;
+
+use zeroize::Zeroize;
 
 macro_rules! eui {
     ($(#[$doc:meta])* $name:ident) => {
@@ -113,9 +114,7 @@ impl fmt::Debug for Key {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        self.0 = [0; 16];
-        // Keeps the compiler from leaving the overwrite out as a dead store.
-        black_box(&self.0);
+        self.0.zeroize();
     }
 }
 

@@ -240,7 +240,8 @@ impl Server {
         }
     }
 
-    /// Takes one input. `now_ms` is a clock that never goes back.
+    /// Takes one input. `now_ms` is a clock that never goes back; for a datagram it should be when
+    /// it was received, since the receive windows are counted from there.
     pub fn step(&mut self, now_ms: u64, input: Input<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.step_into(now_ms, input, &mut effects);
@@ -278,7 +279,8 @@ impl Server {
         | Datagram::TxAck { eui, .. }) = datagram;
         let allowed = self.settings.forwarders.contains(&eui)
             || (self.settings.any_on_loopback && from.ip().is_loopback());
-        let Some(forwarder) = self.forwarders.hear(now_ms, eui).filter(|_| allowed) else {
+        let forwarder = if allowed { self.forwarders.hear(now_ms, eui) } else { None };
+        let Some(forwarder) = forwarder else {
             self.counters.foreign_forwarders += 1;
             return;
         };
@@ -373,7 +375,7 @@ impl Server {
         let admitted = device.config.admitted;
         if !device.nonces.take(dev_nonce) {
             self.refused(now_ms, identity, Refusal::DevNonceReused(dev_nonce), out);
-            return (Some(dev_eui), None);
+            return (None, None);
         }
         out.push(heard(identity, &copy));
         out.push(Effect::JoinProved { identity, admitted });
@@ -432,7 +434,7 @@ impl Server {
         };
         if let Some(reason) = refusal {
             self.refused(now_ms, identity, reason, out);
-            return (Some(dev_eui), None);
+            return (None, None);
         }
         out.push(heard(identity, &copy));
         let asked = match check {
@@ -450,7 +452,11 @@ impl Server {
         }
         let session = self.registry.get_mut(slot).and_then(|device| device.current.as_mut());
         if !session.is_some_and(Session::count_answer) {
-            self.lost(identity, Lost::Repeated, out);
+            // Somebody may be playing the frame back: not worth an effect each time.
+            self.counters.unanswered += 1;
+            if self.limiter.allow(now_ms) {
+                out.push(Effect::Unanswered { identity, reason: Lost::Repeated });
+            }
             return (Some(dev_eui), None);
         }
         (Some(dev_eui), self.owe(now_ms, dev_eui, answer, copy, out))
@@ -644,9 +650,10 @@ impl Server {
             refund(&mut self.forwarders, &plan);
             return Err(Lost::NoWindow);
         };
+        self.send(now_ms, owed.device, plan, JOIN_ACCEPT_DELAY1_MS, phy, out)?;
         self.counters.joins += 1;
         out.push(Effect::JoinAnswered { identity, dev_addr });
-        self.send(now_ms, owed.device, plan, JOIN_ACCEPT_DELAY1_MS, phy, out)
+        Ok(())
     }
 
     fn answer_data(
@@ -662,7 +669,10 @@ impl Server {
         let best = owed.receptions.iter().max_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
         let best = best.copied().ok_or(Lost::NoRoute)?;
         let margin_db = best.snr_db - best.data_rate.required_snr_db();
-        let link_answer = mac::link_check_answer(margin_db, owed.receptions.len());
+        let mut heard_by: Vec<_> = owed.receptions.iter().map(|copy| copy.forwarder).collect();
+        heard_by.sort_unstable();
+        heard_by.dedup();
+        let link_answer = mac::link_check_answer(margin_db, heard_by.len());
         let time_answer = self
             .unix_ms_at_zero
             .and_then(|zero| mac::device_time_answer(zero.checked_add_unsigned(best.arrived_ms)?))

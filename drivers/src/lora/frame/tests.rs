@@ -297,7 +297,7 @@ fn valid_frame(random: &mut Random, nwk: [u8; 16], app: [u8; 16], high: u32) -> 
     random.fill(&mut fopts);
     let mut payload = vec![0; if port.is_none() { 0 } else { random.below(200) as usize }];
     random.fill(&mut payload);
-    let frm_payload = (!payload.is_empty()).then(|| FRMPayload::Raw(payload));
+    let frm_payload = (!payload.is_empty()).then_some(FRMPayload::Raw(payload));
     let f_type = [lrwn::FType::UnconfirmedDataUp, lrwn::FType::ConfirmedDataUp];
     let mut frame = PhyPayload {
         mhdr: lrwn::MHDR {

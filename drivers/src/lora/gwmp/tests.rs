@@ -5,7 +5,10 @@ use super::*;
 
 const EUI: [u8; 8] = [0xAA, 0x55, 0x5A, 0, 0, 0, 1, 1];
 
-fn uplinks(json: &str) -> Vec<Result<(u32, u8, Vec<u8>), GwmpError>> {
+/// Frequency in Hz, data rate, payload.
+type Found = (u32, u8, Vec<u8>);
+
+fn uplinks(json: &str) -> Vec<Result<Found, GwmpError>> {
     let push = parse_push(json.as_bytes()).unwrap();
     let mut buffer = [0; MAX_PHY_BYTES];
     push.rxpk

@@ -2,8 +2,8 @@
 //! and AES-256), readable by `openssl pkey` too. It lives on the operator's side: made and used by
 //! `gatewayctl`, never by the daemon, and best kept off the gateways.
 //!
-//! Passphrases come from a prompt, a file or a systemd credential; never from arguments, which every
-//! user of the machine can read.
+//! Passphrases come from a prompt, a file or a systemd credential; never from arguments, which
+//! every user of the machine can read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

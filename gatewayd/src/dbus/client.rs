@@ -248,6 +248,9 @@ impl Arguments {
     }
 }
 
+/// An error of the bus itself.
+pub use zbus::Error as BusError;
+
 /// Why a call did not reach the daemon, or its answer not us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreached {

@@ -45,7 +45,8 @@ impl Ledger {
         Ok(self.control.prove(&id).await?)
     }
 
-    /// Readings of one sensor (`ln1…` or its name) or, when `sensor` is empty, of all; newest first.
+    /// Readings of one sensor (`ln1…` or its name), or of all when `sensor` is empty; newest
+    /// first.
     async fn readings(&self, sensor: String, limit: u32) -> Result<Vec<Dict>, Error> {
         let _place = self.gate.read()?;
         let sensor = bounded_text("sensor", sensor, MAX_NAME)?;

@@ -1,0 +1,111 @@
+//! `gatewayctl status`.
+
+use serde_json::Value;
+
+use super::exit::Failure;
+use super::output::{Output, local_time, text};
+use super::session::{Session, json};
+
+pub(super) async fn run(session: Session, output: &mut Output) -> Result<(), Failure> {
+    let status = json(session.client.manager().await?.status().await)?;
+    output.value(&status)?;
+    print(&status, output)
+}
+
+fn print(status: &Value, output: &mut Output) -> Result<(), Failure> {
+    let state = text(status, "state");
+    let site = match text(status, "site").as_str() {
+        "" => "none yet: `gatewayctl site init` founds one".to_string(),
+        site => site.to_string(),
+    };
+    output.list(&[
+        ("State", state),
+        ("Site", site),
+        ("Gateway", text(status, "gateway")),
+        ("Attestation", text(status, "attestation")),
+        ("Record", record(status)),
+        ("Voters", voters(status)),
+        ("Sensors", sensors(status)),
+        ("Readings", readings(status)),
+        ("Strangers", strangers(status)),
+        ("Clock", text(status, "clock")),
+        ("Disk", disk(status)),
+        ("TPM", text(status, "tpm")),
+        ("Version", text(status, "version")),
+    ])?;
+    for key in ["reasons", "warnings"] {
+        for sentence in status[key].as_array().into_iter().flatten() {
+            output.line(&format!("! {}", sentence.as_str().unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}
+
+fn number(status: &Value, key: &str) -> u64 {
+    status[key].as_u64().unwrap_or(0)
+}
+
+fn record(status: &Value) -> String {
+    match text(status, "height").as_str() {
+        "" => String::new(),
+        height => {
+            let era = match number(status, "era") {
+                0 => String::new(),
+                era => format!(", recovered {era} time(s) by the operator"),
+            };
+            format!("height {height}, {}{era}", local_time(status, "block_time_ms"))
+        }
+    }
+}
+
+fn voters(status: &Value) -> String {
+    match number(status, "voters") {
+        0 => String::new(),
+        voters => format!(
+            "{voters} of {} members; {} may be lost before the record stops",
+            number(status, "members"),
+            number(status, "voters_may_fail")
+        ),
+    }
+}
+
+fn sensors(status: &Value) -> String {
+    let presence: Vec<u64> =
+        status["presence"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    match presence.as_slice() {
+        [present, late, silent] => format!(
+            "{} ({present} present, {late} late, {silent} silent)",
+            number(status, "sensors")
+        ),
+        _ => number(status, "sensors").to_string(),
+    }
+}
+
+fn readings(status: &Value) -> String {
+    let unrecorded = match number(status, "readings_unrecorded") {
+        0 => String::new(),
+        some => format!(", {some} kept but unrecorded"),
+    };
+    format!(
+        "{} committed, {} waiting{unrecorded}",
+        number(status, "readings_committed"),
+        number(status, "readings_waiting")
+    )
+}
+
+fn strangers(status: &Value) -> String {
+    match number(status, "strangers") {
+        0 => String::new(),
+        some => format!("{some} frames of unknown devices or with a bad MIC"),
+    }
+}
+
+fn disk(status: &Value) -> String {
+    /// One mebibyte, bytes.
+    const MIB: u64 = 1024 * 1024;
+    format!(
+        "{} of {} MiB",
+        number(status, "disk_used_bytes").div_ceil(MIB),
+        number(status, "disk_budget_bytes") / MIB
+    )
+}

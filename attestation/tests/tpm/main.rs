@@ -1,0 +1,9 @@
+//! The attester half and the whole chain, against a real software TPM (`swtpm`).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod golden;
+mod keys;
+mod robustness;
+mod swtpm;
+#[path = "../vectors.rs"]
+mod vectors;

@@ -175,6 +175,8 @@ pub fn fuzz(bytes: &[u8]) {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use bech32::Fe32;
+    use bech32::primitives::iter::{ByteIterExt as _, Fe32IterExt as _};
     use proptest::prelude::*;
 
     use super::*;
@@ -220,6 +222,19 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(PrintedCode::parse(text).err(), Some(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn one_key_has_one_code() {
+        let mut letters: Vec<Fe32> = bytes().iter().copied().bytes_to_fes().collect();
+        let text = |letters: &[Fe32]| -> String {
+            letters.iter().copied().with_checksum::<Bech32m>(&HRP).chars().collect()
+        };
+        assert_eq!(text(&letters), CODE);
+        // 39 letters hold 195 bits: three are spare.
+        let last = letters.last_mut().expect("39 letters");
+        *last += Fe32::P;
+        assert_eq!(PrintedCode::parse(&text(&letters)).err(), Some(CodeError::Checksum));
     }
 
     #[test]

@@ -161,6 +161,11 @@ fn noise_forgeries_and_other_sessions_change_nothing() {
     let other = key().session(&hello, &stale);
     let step = node.step(1, Input::Received(&acknowledgement(&other, 0)));
     assert_eq!(step.event, None, "another session's acknowledgement");
+    let mut exported = keys.export();
+    exported[20] ^= 1;
+    let forged = SessionKeys::import(key().device(), &exported);
+    let step = node.step(1, Input::Received(&acknowledgement(&forged, 0)));
+    assert_eq!(step.event, None, "this session's header, another key's tag");
     let ack = acknowledgement(&keys, 0);
     assert_eq!(node.step(1, Input::Received(&ack)).event, Some(Event::Joined));
     assert_eq!(node.step(1, Input::Received(&ack)).event, None, "only once");

@@ -172,6 +172,16 @@ async fn a_reader_that_does_not_read_makes_the_device_wait() {
     assert_eq!(got, sent, "and none was lost");
 }
 
+#[tokio::test]
+async fn a_port_that_is_not_there_is_said_once() {
+    let (_folder, name) = folder();
+    let mut link = Link::spawn(Settings::new(&name));
+    assert_eq!(next(&mut link).await, Event::Gone(LinkError::NotFound));
+    // It is tried again after 0.1 s and 0.3 s; nothing new comes of it.
+    let more = timeout(Duration::from_millis(600), link.next()).await;
+    assert!(more.is_err(), "{more:?}");
+}
+
 #[test]
 fn ports_are_listed_under_their_lasting_names() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,7 @@
 //! The package and the program agree: actions, bus name, units, defaults.
 
+use std::collections::BTreeSet;
+
 use crate::source::{code, rust_files};
 use crate::{read, report};
 
@@ -48,6 +50,49 @@ fn shipped_defaults_change_nothing() {
         .filter(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with('['))
         .collect();
     assert!(set.is_empty(), "the shipped file is a comment, these lines set something: {set:?}");
+}
+
+#[test]
+fn every_setting_is_in_the_defaults_and_in_the_man_page() {
+    let known = settings();
+    assert!(known.len() >= 10, "settings.rs shows its settings in another way: {known:?}");
+    let mut section = String::new();
+    let mut shipped = BTreeSet::new();
+    for line in read("packaging/defaults.toml").lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((key, _)) =
+            line.strip_prefix('#').and_then(|line| line.split_once(" = "))
+            && !key.starts_with(' ')
+        {
+            shipped.insert(format!("{section}{key}"));
+        }
+    }
+    let page = read("packaging/man/gatewayd.toml.5");
+    let mut findings = Vec::new();
+    for key in known.difference(&shipped) {
+        findings.push(format!("{key} is not in packaging/defaults.toml"));
+    }
+    for key in shipped.difference(&known) {
+        findings.push(format!("{key} is in packaging/defaults.toml and not a setting"));
+    }
+    for key in &known {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        if !page.lines().any(|line| line.starts_with(&format!(".It Ic {name}"))) {
+            findings.push(format!("{key} is not in gatewayd.toml(5)"));
+        }
+    }
+    report("settings", &findings);
+}
+
+/// Dotted keys that `gatewayctl config show` prints.
+fn settings() -> BTreeSet<String> {
+    let text = read("gatewayd/src/config/settings.rs");
+    text.split("shown(")
+        .skip(1)
+        .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::root;
 const SKIPPED: [&str; 6] = [".git", "target", "node_modules", "__pycache__", "corpus", "artifacts"];
 
 /// Every file of the tree as a path from the top with `/`, sorted.
-pub fn files() -> Vec<String> {
+pub(crate) fn files() -> Vec<String> {
     let mut found = Vec::new();
     collect(&root(), "", &mut found);
     found.sort();
@@ -18,7 +18,7 @@ pub fn files() -> Vec<String> {
 }
 
 /// The Rust files among [`files`], each with its text.
-pub fn rust_files() -> Vec<(String, String)> {
+pub(crate) fn rust_files() -> Vec<(String, String)> {
     files()
         .into_iter()
         .filter(|path| path.ends_with(".rs"))
@@ -44,7 +44,7 @@ fn collect(folder: &Path, prefix: &str, found: &mut Vec<String>) {
 }
 
 /// The code alone: comments, strings and character literals become spaces, lines stay.
-pub fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
@@ -129,7 +129,7 @@ fn character(rest: &[u8]) -> Option<usize> {
 }
 
 /// Whether `word` stands in `code` as whole identifiers (`std::time` does not match `std::timer`).
-pub fn has_word(code: &str, word: &str) -> Option<usize> {
+pub(crate) fn has_word(code: &str, word: &str) -> Option<usize> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let bytes = code.as_bytes();
     code.match_indices(word)

@@ -46,7 +46,7 @@ struct Globals {
     #[arg(long, global = true)]
     json: bool,
     /// Longest wait for each answer of the daemon
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60,
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// Bus that the daemon is on: `system` or a D-Bus address

@@ -54,7 +54,7 @@ pub(super) struct SignArguments {
 /// An act by its kind.
 #[derive(Args)]
 pub(super) struct ActArguments {
-    /// `policy`, `pardon`, `revoke`, `suspend`, `recover` or `pre-authorise`
+    /// `policy`, `suspend`, `pardon`, `revoke` (with node=ID and reason=TEXT) or `recover`
     kind: String,
     /// Options of the act as KEY=VALUE
     #[arg(value_parser = setting)]

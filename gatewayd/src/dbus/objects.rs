@@ -123,11 +123,17 @@ impl Objects {
         }
     }
 
-    /// Announces the properties that a new status changes.
+    /// Announces the properties that a new status changes, and lists the sensors when they may be
+    /// others.
     pub(super) async fn status(&mut self, new: Arc<Status>) -> zbus::Result<()> {
         let old = std::mem::replace(&mut self.status, Arc::clone(&new));
         self.manager.get().await.announce(&self.root, &old, &new).await?;
-        self.attestation.get().await.announce(&self.root, &old, &new).await
+        self.attestation.get().await.announce(&self.root, &old, &new).await?;
+        // A site that begins to run brings its sensors with it.
+        if old.state != new.state || self.sensors.len() != new.sensors as usize {
+            self.list_sensors().await?;
+        }
+        Ok(())
     }
 
     /// Announces another state of the pairing window.

@@ -33,10 +33,14 @@ fn main() {
         let payload: &[u8] = if codec == Codec::Raw { &PAYLOAD } else { &[3, 0x67, 1, 0x10] };
         let (uplinks, seconds) = measure(&mut server, &mut devices, rounds, payload);
         println!(
-            r#"{{"figure":"lora_step_uplinks_per_s","value":{:.0},"unit":"1/s","how":"{} devices, {} B, codec {codec}, one core"}}"#,
+            concat!(
+                r#"{{"figure":"lora_step_uplinks_per_s","value":{:.0},"unit":"1/s","#,
+                r#""how":"{} devices, {} B, codec {}, one core"}}"#
+            ),
             uplinks as f64 / seconds,
             devices.len(),
             payload.len(),
+            codec,
         );
     }
 }

@@ -3,30 +3,26 @@
 //! One uplink takes this way: [`super::gwmp`] → copy of a known transmission? → [`super::frame`] →
 //! JoinRequest: [`super::join`]; data: the sessions at its DevAddr → reading. What it is owed waits
 //! in [`super::downlink`] until the copies of other forwarders are in.
+//!
+//! Here is the face and the way in; `uplink` decides about frames, `answer` makes downlinks.
 
 use std::net::SocketAddr;
 
-use sha2::{Digest, Sha256};
-
-use super::dedup::{AnswerKey, Dedup};
-use super::downlink::{
-    Answer, Awaited, Awaiting, Forwarders, Owed, Plan, Queue, ReceiveWindow, Reception,
-    last_try_ms, plan, plan_one, refund,
-};
-use super::effect::{Effect, Input, Lost, Refusal, Stranger, WindowKind};
-use super::frame::{self, DataDown, DataUp, Frame, JoinRequest};
+use super::dedup::Dedup;
+use super::downlink::{Awaiting, Forwarders, Queue, Reception};
+use super::effect::{Effect, Input, Lost, Refusal, Stranger};
+use super::frame::{self, Frame};
 use super::gwmp::{self, Datagram, GwmpError, MAX_PHY_BYTES, TxError};
-use super::ids::{DevAddr, DevEui, ForwarderEui};
-use super::join::Activation;
-use super::mac::{self, Command};
+use super::ids::{DevEui, ForwarderEui};
 use super::record;
-use super::region::{JOIN_ACCEPT_DELAY1_MS, RECEIVE_DELAY1_MS};
 pub use super::registry::{AddDeviceError, DeviceConfig, Highest, MAX_DEVICES};
-use super::registry::{Registry, Slot};
-use super::session::{Check, FIRST_DOWN_WINDOW, Session};
+use super::registry::{Device, Registry, Slot};
+use super::session::FIRST_DOWN_WINDOW;
 use crate::codec;
 use crate::device::Identity;
-use crate::reading::{Checked, Level, VerifiedReading};
+
+mod answer;
+mod uplink;
 
 /// JoinNonces that a gateway reserves at a time.
 pub const JOIN_WINDOW: u32 = 16;
@@ -37,10 +33,6 @@ pub const DOWN_WINDOW: u32 = FIRST_DOWN_WINDOW;
 /// Strangers and refusals told at once at most, and then this many a second.
 const TOLD_BURST: u64 = 32;
 const TOLD_PER_SECOND: u64 = 8;
-
-/// Bytes of a data downlink without commands: MHDR, FHDR, MIC; and of a JoinAccept with CFList.
-const DATA_DOWN_BYTES: usize = 12;
-const JOIN_ACCEPT_BYTES: usize = 33;
 
 /// How the server behaves.
 #[derive(Clone, Debug)]
@@ -262,11 +254,9 @@ impl Server {
         self.send_what_is_due(now_ms, effects);
     }
 
-    fn device_mut(&mut self, dev_eui: DevEui) -> Option<&mut super::registry::Device> {
+    fn device_mut(&mut self, dev_eui: DevEui) -> Option<&mut Device> {
         self.registry.slot(dev_eui).and_then(|slot| self.registry.get_mut(slot))
     }
-
-    // ---- From the forwarder -------------------------------------------------------------------
 
     fn datagram(&mut self, now_ms: u64, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
         self.counters.datagrams += 1;
@@ -349,426 +339,6 @@ impl Server {
         self.dedup.insert(now_ms, phy, device, answer);
     }
 
-    // ---- Join ---------------------------------------------------------------------------------
-
-    fn join_request(
-        &mut self,
-        now_ms: u64,
-        copy: Reception,
-        request: JoinRequest<'_>,
-        out: &mut Vec<Effect>,
-    ) -> (Option<DevEui>, Option<AnswerKey>) {
-        let dev_eui = request.dev_eui();
-        let Some(device) = self.device_mut(dev_eui) else {
-            self.stranger(now_ms, Stranger::UnknownDevEui(dev_eui), out);
-            return (None, None);
-        };
-        if device.config.join_eui != request.join_eui() {
-            self.stranger(now_ms, Stranger::WrongJoinEui(dev_eui), out);
-            return (None, None);
-        }
-        if !request.verify(&device.config.app_key) {
-            self.stranger(now_ms, Stranger::JoinBadMic(dev_eui), out);
-            return (None, None);
-        }
-        let (identity, dev_nonce) = (device.identity(), request.dev_nonce());
-        let admitted = device.config.admitted;
-        if !device.nonces.take(dev_nonce) {
-            self.refused(now_ms, identity, Refusal::DevNonceReused(dev_nonce), out);
-            return (None, None);
-        }
-        out.push(heard(identity, &copy));
-        out.push(Effect::JoinProved { identity, admitted });
-        let answer = self.owe(now_ms, dev_eui, Answer::Join { dev_nonce }, copy, out);
-        (Some(dev_eui), answer)
-    }
-
-    /// Makes the JoinAccept and the session. The record is saved before the accept leaves.
-    fn join_accept(
-        &mut self,
-        slot: Slot,
-        dev_nonce: u16,
-        out: &mut Vec<Effect>,
-    ) -> Option<(Vec<u8>, DevAddr)> {
-        let device = self.registry.get_mut(slot)?;
-        let join_nonce = device.join_window.take()?;
-        let (dev_eui, join_eui) = (device.config.dev_eui, device.config.join_eui);
-        let dev_addr = self.registry.free_address(dev_eui, join_nonce);
-        let activation = Activation { join_eui, dev_nonce, join_nonce, dev_addr };
-        let app_key = &self.registry.get(slot)?.config.app_key;
-        let phy = activation.join_accept(app_key)?;
-        let keys = activation.session_keys(app_key)?;
-        self.registry.add_pending(slot, Session::new(dev_addr, keys, dev_nonce, join_nonce));
-        self.persist(slot, out);
-        Some((phy, dev_addr))
-    }
-
-    // ---- Data ---------------------------------------------------------------------------------
-
-    fn data_up(
-        &mut self,
-        now_ms: u64,
-        copy: Reception,
-        frame: DataUp<'_>,
-        out: &mut Vec<Effect>,
-    ) -> (Option<DevEui>, Option<AnswerKey>) {
-        let address = frame.dev_addr();
-        let Some((slot, found, check)) = self.find_session(&frame) else {
-            let known = !self.registry.slots_at(address).is_empty();
-            let stranger = if known {
-                Stranger::DataBadMic(address)
-            } else {
-                Stranger::UnknownDevAddr(address)
-            };
-            self.stranger(now_ms, stranger, out);
-            return (None, None);
-        };
-        let Some(device) = self.registry.get(slot) else { return (None, None) };
-        let (identity, dev_eui) = (device.identity(), device.config.dev_eui);
-        let refusal = match check {
-            _ if !device.config.admitted => Some(Refusal::NotAdmitted),
-            Check::Replayed(fcnt) => Some(Refusal::Replayed(fcnt)),
-            Check::Conflict(fcnt) => Some(Refusal::Conflict(fcnt)),
-            Check::Exhausted => Some(Refusal::CounterExhausted),
-            Check::New(_) | Check::Again(_) | Check::BadMic => None,
-        };
-        if let Some(reason) = refusal {
-            self.refused(now_ms, identity, reason, out);
-            return (None, None);
-        }
-        out.push(heard(identity, &copy));
-        let asked = match check {
-            Check::New(fcnt) => self.new_uplink(now_ms, slot, found, fcnt, &frame, out),
-            _ => {
-                self.counters.retransmissions += 1;
-                self.read_commands(slot, &frame, fcnt_of(check), None)
-            }
-        };
-        let Some(asked) = asked else { return (Some(dev_eui), None) };
-        let (ack, Asked { link_check, device_time }) = (frame.confirmed(), asked);
-        let answer = Answer::Data { dev_addr: address, ack, link_check, device_time };
-        if !(ack || link_check || device_time || frame.adr_ack_requested()) {
-            return (Some(dev_eui), None);
-        }
-        let session = self.registry.get_mut(slot).and_then(|device| device.current.as_mut());
-        if !session.is_some_and(Session::count_answer) {
-            // Somebody may be playing the frame back: not worth an effect each time.
-            self.counters.unanswered += 1;
-            if self.limiter.allow(now_ms) {
-                out.push(Effect::Unanswered { identity, reason: Lost::Repeated });
-            }
-            return (Some(dev_eui), None);
-        }
-        (Some(dev_eui), self.owe(now_ms, dev_eui, answer, copy, out))
-    }
-
-    /// The session whose key made the MIC, tried over all sessions with the frame's DevAddr; a
-    /// refusal counts only if no other session accepts the frame.
-    fn find_session(&self, frame: &DataUp<'_>) -> Option<(Slot, Found, Check)> {
-        let mut best = None;
-        for &slot in self.registry.slots_at(frame.dev_addr()) {
-            let Some(device) = self.registry.get(slot) else { continue };
-            let current = device.current.iter().map(|session| (Found::Current, session));
-            let pending = device.pending.iter().enumerate();
-            let pending = pending.map(|(index, session)| (Found::Pending(index), session));
-            for (found, session) in current.chain(pending) {
-                if session.dev_addr != frame.dev_addr() {
-                    continue;
-                }
-                match session.check(frame) {
-                    Check::BadMic => {}
-                    check @ (Check::New(_) | Check::Again(_)) => return Some((slot, found, check)),
-                    check => best = Some((slot, found, check)),
-                }
-            }
-        }
-        best
-    }
-
-    /// A counter that was not seen before: opens the session if it is its first, delivers.
-    fn new_uplink(
-        &mut self,
-        now_ms: u64,
-        slot: Slot,
-        found: Found,
-        fcnt: u32,
-        frame: &DataUp<'_>,
-        out: &mut Vec<Effect>,
-    ) -> Option<Asked> {
-        if let Found::Pending(index) = found {
-            let epoch = self.registry.open(slot, index)?;
-            let device = self.registry.get(slot)?;
-            let session = device.current.as_ref()?;
-            let digest = session_digest(session.dev_nonce, session.join_nonce);
-            out.push(Effect::SessionOpened { identity: device.identity(), epoch, digest });
-        }
-        let mut senml = Vec::new();
-        let asked = self.read_commands(slot, frame, fcnt, Some((&mut senml, out)))?;
-        let device = self.registry.get_mut(slot)?;
-        let identity = device.identity();
-        let session = device.current.as_mut()?;
-        session.accept(fcnt, frame.sealed());
-        let epoch = session.epoch;
-        if matches!(found, Found::Pending(_)) {
-            self.persist(slot, out);
-        }
-        self.counters.readings += 1;
-        out.push(Effect::Deliver(VerifiedReading::new(Checked {
-            identity,
-            epoch,
-            counter: u64::from(fcnt),
-            received_ms: now_ms,
-            level: Level::SharedKey,
-            senml,
-            device_signature: None,
-        })));
-        Some(asked)
-    }
-
-    /// Reads the MAC commands of a verified frame, and with `new` its application payload.
-    fn read_commands(
-        &mut self,
-        slot: Slot,
-        frame: &DataUp<'_>,
-        fcnt: u32,
-        new: Option<(&mut Vec<u8>, &mut Vec<Effect>)>,
-    ) -> Option<Asked> {
-        let device = self.registry.get(slot)?;
-        let (identity, session) = (device.identity(), device.current.as_ref()?);
-        let port = frame.port();
-        let mut asked = Asked::default();
-        let mut commands = frame.fopts();
-        let mut buffer = [0; MAX_PHY_BYTES];
-        let mut effects = None;
-        if port == Some(0) || new.is_some() {
-            let payload =
-                frame.decrypt(&session.keys.nwk_s_key, &session.keys.app_s_key, fcnt, &mut buffer);
-            if port == Some(0) {
-                commands = payload;
-            }
-            if let Some((senml, out)) = new {
-                if let Some(port) = port.filter(|port| *port > 0) {
-                    *senml = codec::decode(device.config.codec, port, payload);
-                }
-                effects = Some(out);
-            }
-        }
-        for command in mac::uplink_commands(commands) {
-            let Ok(command) = command else {
-                self.counters.bad_mac_commands += 1;
-                break;
-            };
-            self.counters.mac_commands += 1;
-            match command {
-                Command::LinkCheckReq => asked.link_check = true,
-                Command::DeviceTimeReq => asked.device_time = true,
-                Command::DevStatusAns { battery, margin_db } => {
-                    if let Some(out) = effects.as_deref_mut() {
-                        out.push(Effect::DeviceStatus { identity, battery, margin_db });
-                    }
-                }
-                Command::Other(_) => {}
-            }
-        }
-        Some(asked)
-    }
-
-    // ---- Answers ------------------------------------------------------------------------------
-
-    fn owe(
-        &mut self,
-        now_ms: u64,
-        device: DevEui,
-        answer: Answer,
-        copy: Reception,
-        out: &mut Vec<Effect>,
-    ) -> Option<AnswerKey> {
-        let owed = Owed { device, answer, receptions: vec![copy], waiting: false };
-        let key = self.queue.owe(now_ms + self.settings.dedup_window_ms, owed);
-        if key.is_none() {
-            self.lost(Identity::DevEui(device.0), Lost::TooMany, out);
-        }
-        key
-    }
-
-    fn send_what_is_due(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        while let Some(owed) = self.queue.due(now_ms) {
-            let identity = Identity::DevEui(owed.device.0);
-            if let Err(lost) = self.answer(now_ms, owed, out) {
-                self.lost(identity, lost, out);
-            }
-        }
-        while let Some(awaited) = self.awaiting.overdue(now_ms) {
-            self.lost(Identity::DevEui(awaited.device.0), Lost::ForwarderSilent, out);
-        }
-    }
-
-    fn answer(&mut self, now_ms: u64, owed: Owed, out: &mut Vec<Effect>) -> Result<(), Lost> {
-        if !self.transmit_allowed {
-            return Err(Lost::NoLease);
-        }
-        let slot = self.registry.slot(owed.device).ok_or(Lost::NotAdmitted)?;
-        match owed.answer {
-            Answer::Join { dev_nonce } => self.answer_join(now_ms, slot, dev_nonce, owed, out),
-            Answer::Data { .. } => self.answer_data(now_ms, slot, owed, out),
-        }
-    }
-
-    fn answer_join(
-        &mut self,
-        now_ms: u64,
-        slot: Slot,
-        dev_nonce: u16,
-        mut owed: Owed,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Lost> {
-        let device = self.registry.get_mut(slot).ok_or(Lost::NotAdmitted)?;
-        let identity = device.identity();
-        if device.join_window.ask(JOIN_WINDOW) {
-            out.push(Effect::NeedWindow { identity, window: WindowKind::Join });
-        }
-        let missing = match (device.config.admitted, device.join_window.left()) {
-            (false, _) => Some(Lost::NotAdmitted),
-            (true, 0) => Some(Lost::NoWindow),
-            (true, _) => None,
-        };
-        if let Some(lost) = missing {
-            // Registration or reservation may still commit before RX2 closes.
-            let last_try_ms = last_try_ms(JOIN_ACCEPT_DELAY1_MS, &owed.receptions);
-            owed.waiting = true;
-            let waits = now_ms < last_try_ms && self.queue.owe(last_try_ms, owed).is_some();
-            return if waits { Ok(()) } else { Err(lost) };
-        }
-        let plan = plan(
-            &mut self.forwarders,
-            now_ms,
-            JOIN_ACCEPT_DELAY1_MS,
-            &mut owed.receptions,
-            JOIN_ACCEPT_BYTES,
-        )?;
-        let Some((phy, dev_addr)) = self.join_accept(slot, dev_nonce, out) else {
-            refund(&mut self.forwarders, &plan);
-            return Err(Lost::NoWindow);
-        };
-        self.send(now_ms, owed.device, plan, JOIN_ACCEPT_DELAY1_MS, phy, out)?;
-        self.counters.joins += 1;
-        out.push(Effect::JoinAnswered { identity, dev_addr });
-        Ok(())
-    }
-
-    fn answer_data(
-        &mut self,
-        now_ms: u64,
-        slot: Slot,
-        mut owed: Owed,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Lost> {
-        let Answer::Data { dev_addr, ack, link_check, device_time } = owed.answer else {
-            return Err(Lost::NotAdmitted);
-        };
-        let best = owed.receptions.iter().max_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
-        let best = best.copied().ok_or(Lost::NoRoute)?;
-        let margin_db = best.snr_db - best.data_rate.required_snr_db();
-        let mut heard_by: Vec<_> = owed.receptions.iter().map(|copy| copy.forwarder).collect();
-        heard_by.sort_unstable();
-        heard_by.dedup();
-        let link_answer = mac::link_check_answer(margin_db, heard_by.len());
-        let time_answer = self
-            .unix_ms_at_zero
-            .and_then(|zero| mac::device_time_answer(zero.checked_add_unsigned(best.arrived_ms)?))
-            .filter(|_| device_time);
-        let mut commands: Vec<(u8, &[u8])> = Vec::new();
-        if link_check {
-            commands.push((mac::LINK_CHECK, &link_answer));
-        }
-        if let Some(answer) = &time_answer {
-            commands.push((mac::DEVICE_TIME, answer));
-        }
-        let bytes: usize = commands.iter().map(|(_, body)| 1 + body.len()).sum();
-        let device = self.registry.get_mut(slot).ok_or(Lost::NotAdmitted)?;
-        let identity = device.identity();
-        let session = device.current.as_mut().filter(|session| session.dev_addr == dev_addr);
-        let session = session.ok_or(Lost::NoWindow)?;
-        if session.down.ask(DOWN_WINDOW) {
-            let window = WindowKind::Down { epoch: session.epoch };
-            out.push(Effect::NeedWindow { identity, window });
-        }
-        if session.down.left() == 0 {
-            return Err(Lost::NoWindow);
-        }
-        let plan = plan(
-            &mut self.forwarders,
-            now_ms,
-            RECEIVE_DELAY1_MS,
-            &mut owed.receptions,
-            DATA_DOWN_BYTES + bytes,
-        )?;
-        let (fcnt, save) = session.take_down().ok_or(Lost::NoWindow)?;
-        let down = DataDown { dev_addr, ack, fcnt, commands: &commands };
-        let phy = down.build(&session.keys.nwk_s_key, &session.keys.app_s_key);
-        if save {
-            self.persist(slot, out);
-        }
-        let phy = phy.ok_or(Lost::NoWindow)?;
-        self.send(now_ms, owed.device, plan, RECEIVE_DELAY1_MS, phy, out)
-    }
-
-    fn send(
-        &mut self,
-        now_ms: u64,
-        device: DevEui,
-        plan: Plan,
-        rx1_delay_ms: u64,
-        phy: Vec<u8>,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Lost> {
-        let txpk = plan.txpk(&phy);
-        let mut bytes = gwmp::pull_resp([0, 0], &txpk);
-        let (to, deadline_ms) = (plan.to, plan.deadline_ms);
-        let awaited = Awaited { device, plan, rx1_delay_ms, phy };
-        let Some(token) = self.awaiting.add(now_ms, awaited) else {
-            refund(&mut self.forwarders, &plan);
-            return Err(Lost::TooMany);
-        };
-        bytes[1..3].copy_from_slice(&token);
-        self.counters.downlinks += 1;
-        let deadline_ms = Some(deadline_ms);
-        out.push(Effect::Send { to, bytes, after_durable: true, deadline_ms, token });
-        Ok(())
-    }
-
-    /// RX2 after RX1 failed; after RX2 it is given up.
-    fn not_transmitted(
-        &mut self,
-        now_ms: u64,
-        awaited: Awaited,
-        error: TxError,
-        out: &mut Vec<Effect>,
-    ) {
-        let Awaited { device, plan, rx1_delay_ms, phy } = awaited;
-        refund(&mut self.forwarders, &plan);
-        let identity = Identity::DevEui(device.0);
-        if plan.window == ReceiveWindow::Rx2 || !self.transmit_allowed {
-            return self.lost(identity, Lost::Forwarder(error), out);
-        }
-        let again = plan_one(
-            &mut self.forwarders,
-            now_ms,
-            rx1_delay_ms,
-            &plan.reception,
-            ReceiveWindow::Rx2,
-            phy.len(),
-        );
-        let sent = again.and_then(|plan| self.send(now_ms, device, plan, rx1_delay_ms, phy, out));
-        match sent {
-            Ok(()) => self.counters.retried += 1,
-            Err(Lost::Late) => self.lost(identity, Lost::Late, out),
-            Err(_) => self.lost(identity, Lost::Forwarder(error), out),
-        }
-    }
-
-    // ---- What is told -------------------------------------------------------------------------
-
     fn persist(&mut self, slot: Slot, out: &mut Vec<Effect>) {
         if let Some(device) = self.registry.get_mut(slot) {
             let (identity, record) = (device.identity(), record::encode(device));
@@ -799,30 +369,6 @@ impl Server {
     }
 }
 
-/// Which of a device's sessions a frame belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    Current,
-    Pending(usize),
-}
-
-/// What the MAC commands of an uplink ask for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Asked {
-    link_check: bool,
-    device_time: bool,
-}
-
-/// The counter that a check found.
-fn fcnt_of(check: Check) -> u32 {
-    match check {
-        Check::New(fcnt) | Check::Again(fcnt) | Check::Conflict(fcnt) | Check::Replayed(fcnt) => {
-            fcnt
-        }
-        Check::Exhausted | Check::BadMic => 0,
-    }
-}
-
 fn heard(identity: Identity, copy: &Reception) -> Effect {
     let Reception { forwarder, rssi_dbm, snr_db, .. } = *copy;
     Effect::Heard { identity, forwarder, rssi_dbm, snr_db }
@@ -831,15 +377,6 @@ fn heard(identity: Identity, copy: &Reception) -> Effect {
 fn send_now(to: SocketAddr, bytes: &[u8]) -> Effect {
     let bytes = bytes.to_vec();
     Effect::Send { to, bytes, after_durable: false, deadline_ms: None, token: [0, 0] }
-}
-
-/// See [`Effect::SessionOpened`].
-fn session_digest(dev_nonce: u16, join_nonce: u32) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"gatewayd/lora-session/1");
-    hash.update(dev_nonce.to_be_bytes());
-    hash.update(join_nonce.to_be_bytes());
-    hash.finalize().into()
 }
 
 /// For a fuzzer: bytes as a series of datagrams from one forwarder to a server with one device.

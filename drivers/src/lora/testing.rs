@@ -188,7 +188,13 @@ pub(crate) fn push_json(forwarder: [u8; 8], json: &str) -> Vec<u8> {
 /// A PUSH_DATA with one packet on 868.1 MHz at SF7.
 pub(crate) fn push(forwarder: [u8; 8], tmst: u32, snr: f32, phy: &[u8]) -> Vec<u8> {
     let json = format!(
-        r#"{{"rxpk":[{{"time":"2026-01-01T00:00:00.000000Z","tmst":{tmst},"chan":0,"rfch":0,"freq":868.100000,"stat":1,"modu":"LORA","datr":"SF7BW125","codr":"4/5","rssi":-71,"lsnr":{snr:.1},"size":{},"data":"{}"}}]}}"#,
+        concat!(
+            r#"{{"rxpk":[{{"time":"2026-01-01T00:00:00.000000Z","tmst":{},"chan":0,"rfch":0,"#,
+            r#""freq":868.100000,"stat":1,"modu":"LORA","datr":"SF7BW125","codr":"4/5","#,
+            r#""rssi":-71,"lsnr":{:.1},"size":{},"data":"{}"}}]}}"#
+        ),
+        tmst,
+        snr,
         phy.len(),
         base64(phy)
     );

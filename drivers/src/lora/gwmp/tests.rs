@@ -109,7 +109,10 @@ fn packets_of_the_protocol_description() {
 }
 
 fn packet(change: (&str, &str)) -> String {
-    let packet = r#"{"rxpk":[{"tmst":1,"freq":868.1,"stat":1,"datr":"SF7BW125","rssi":-71,"lsnr":5.5,"size":3,"data":"AQID"}]}"#;
+    let packet = concat!(
+        r#"{"rxpk":[{"tmst":1,"freq":868.1,"stat":1,"datr":"SF7BW125","#,
+        r#""rssi":-71,"lsnr":5.5,"size":3,"data":"AQID"}]}"#
+    );
     assert!(packet.contains(change.0), "{} is part of the packet", change.0);
     packet.replace(change.0, change.1)
 }

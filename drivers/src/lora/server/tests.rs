@@ -2,13 +2,17 @@
 
 use std::net::SocketAddr;
 
-use super::super::ids::{JoinEui, Key};
-use super::super::join::Version;
+use super::super::effect::WindowKind;
+use super::super::ids::{DevAddr, JoinEui, Key};
+use super::super::join::{Activation, Version};
+use super::super::session::Session;
 use super::super::testing::{
     Down, TestDevice, Up, forwarder, pull_data, push, push_json, tx_ack, unbase64,
 };
+use super::uplink::session_digest;
 use super::*;
 use crate::codec::Codec;
+use crate::reading::{Level, VerifiedReading};
 use crate::senml::{Pack, Record};
 
 mod answers;

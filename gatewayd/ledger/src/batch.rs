@@ -9,9 +9,7 @@ use alloc::vec::Vec;
 use thiserror::Error;
 
 use crate::{
-    codec::{
-        Decode, DecodeError, Decoder, Encode, Encoder, canonical, check_ascending, check_size,
-    },
+    codec::{Decode, DecodeError, Decoder, Encode, Encoder, check_ascending, check_size},
     crypto::Signature,
     ids::{ChainId, Hash, NodeId},
     merkle::{self, Tag},
@@ -296,39 +294,6 @@ impl Decode for LeafPath {
             path: decoder.list("path", merkle::MAX_PATH)?,
             leaf: Leaf::decode(decoder)?,
         })
-    }
-}
-
-/// A device's public statement of what it signs at level 3: the reading without what the
-/// gateway adds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignedReading {
-    /// The light node.
-    pub node: NodeId,
-    /// Session epoch.
-    pub epoch: u32,
-    /// Counter in that epoch.
-    pub counter: u64,
-    /// SHA-256 of the SenML pack.
-    pub senml_hash: Hash,
-}
-
-canonical!(SignedReading, "signed reading", 96, [node, epoch, counter, senml_hash]);
-
-impl SignedReading {
-    /// What a device signs for a leaf.
-    pub fn of(leaf: &Leaf) -> Self {
-        Self {
-            node: leaf.node,
-            epoch: leaf.epoch,
-            counter: leaf.counter,
-            senml_hash: crate::crypto::sha256(&[&leaf.senml]),
-        }
-    }
-
-    /// The digest in the domain of readings.
-    pub fn digest(&self) -> Hash {
-        crate::crypto::Domain::READING.digest(&[&self.to_bytes()])
     }
 }
 

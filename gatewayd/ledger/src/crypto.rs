@@ -54,8 +54,6 @@ impl Domain {
     pub const HOLDER: Self = Self("gatewayd/holder/1");
     /// A receipt: the holder has the payloads of a batch on disk.
     pub const RECEIPT: Self = Self("gatewayd/receipt/1");
-    /// A reading signed by its sensor (assurance level 3).
-    pub const READING: Self = Self("gatewayd/reading/1");
     /// A challenge signed in the handshake between gateways.
     pub const PEER: Self = Self("gatewayd/peer/1");
 

@@ -28,6 +28,7 @@ pub mod header;
 #[cfg(feature = "full")]
 pub mod host;
 pub mod ids;
+pub mod light;
 #[cfg(feature = "full")]
 pub mod mempool;
 pub mod merkle;
@@ -35,6 +36,7 @@ pub mod merkle;
 pub mod node;
 pub mod operator;
 pub mod policy;
+pub mod proof;
 pub mod state;
 #[cfg(feature = "full")]
 pub mod store;

@@ -257,6 +257,11 @@ impl MapProof {
         }
         Ok(siblings)
     }
+
+    /// A proof whose path ends at a known entry.
+    pub(crate) fn of_entry(siblings: Vec<Hash>, entry: (Path, Hash)) -> Self {
+        Self { siblings, terminal: Some(entry) }
+    }
 }
 
 /// Most levels of the map: the bits of a path.

@@ -14,6 +14,7 @@ pub mod event;
 mod execution;
 pub mod key;
 pub mod map;
+mod proof;
 pub mod records;
 mod rules;
 #[cfg(test)]
@@ -26,9 +27,10 @@ pub use error::{ApplyError, StateError, VerifyError};
 pub use event::Event;
 pub use execution::{BlockContext, Change, Execution, Outcome};
 pub use key::Key;
+pub use proof::StateProof;
 pub use records::{
-    Activity, Attestation, Gateway, LightNode, Record, SessionRecord, Site, Standing,
-    StandingRecord,
+    Activity, Attestation, DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, Record, SessionRecord,
+    Site, Standing, StandingRecord,
 };
 pub use verify::VerifiedTransaction;
 

@@ -20,11 +20,11 @@ pub use act::{
 };
 pub use body::Body;
 pub use kind::{Authorship, Kind};
-pub(crate) use readings::count_of;
 pub use readings::{
     BatchHead, CounterRange, MAX_BATCH, MAX_BATCH_RANGES, MAX_RECEIPTS, NodeRanges, Receipt,
     Refusal, Tally, TallyCount, TallyKind,
 };
+pub(crate) use readings::{check_receipts, count_of};
 pub use registry::{
     Assign, AssignItem, AssignReason, HolderProof, MAX_GROUP, MAX_HOLDERS, Register, Reserve,
     ReserveItem, Retire, Session, Ticket, TicketIssuer, TicketPurpose, holder_digest,

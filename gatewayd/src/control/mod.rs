@@ -3,21 +3,49 @@
 //!
 //! It holds senders and snapshots only; it must not hold state of its own, and must not know D-Bus.
 
+mod acts;
+mod doctor;
+mod record;
 mod types;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use attestation::tpm::Tpm;
+use ledger::ids::NodeId;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::config::Settings;
+use crate::ingest::leaf;
+use crate::site::{Request, Running};
+use crate::store::BufferReader;
 
 pub use types::*;
+
+/// Longest wait for a site to be founded: a TPM makes four keys.
+const FOUNDING_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Most readings of one answer.
+const MAX_READINGS: u32 = 10_000;
 
 /// Handle to the running daemon; cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    status: watch::Receiver<Arc<Status>>,
-    pairing: watch::Receiver<PairingStatus>,
-    events: broadcast::Sender<Event>,
+    /// Configuration.
+    pub(crate) settings: Arc<Settings>,
+    /// The TPM's thread.
+    pub(crate) tpm: Tpm,
+    /// The running parts, once there are any.
+    pub(crate) running: watch::Receiver<Option<Running>>,
+    /// The site's task.
+    pub(crate) site: mpsc::Sender<Request>,
+    /// Status.
+    pub(crate) status: watch::Receiver<Arc<Status>>,
+    /// Pairing window.
+    pub(crate) pairing: watch::Receiver<PairingStatus>,
+    /// Events.
+    pub(crate) events: broadcast::Sender<Event>,
 }
 
 impl Control {
@@ -41,111 +69,139 @@ impl Control {
         self.events.subscribe()
     }
 
-    /// Founds a site.
+    /// Founds a site; returns when it runs.
+    ///
+    /// # Errors
+    /// An identity exists, the TPM does not answer or is a software one, an argument is wrong.
     pub async fn init_site(&self, request: InitSite) -> Result<SiteInfo> {
-        unavailable(request)
+        let (reply, answer) = oneshot::channel();
+        let stopping = || ControlError::Unavailable("the daemon is stopping".into());
+        let request = Request::Init(Box::new(request), reply);
+        self.site.send(request).await.map_err(|_| stopping())?;
+        let founding = async {
+            answer.await.map_err(|_| stopping())??;
+            let mut running = self.running.clone();
+            running.wait_for(Option::is_some).await.map_err(|_| stopping())?;
+            Ok::<(), ControlError>(())
+        };
+        let late = || ControlError::Timeout("the site was not founded within 90 s".into());
+        tokio::time::timeout(FOUNDING_TIMEOUT, founding).await.map_err(|_| late())??;
+        self.site().await
     }
 
-    /// The site this gateway belongs to.
-    pub async fn site(&self) -> Result<SiteInfo> {
-        unavailable(())
-    }
-
-    /// Bytes of an operator act, to be signed with the operator key.
-    pub async fn prepare_operator_act(
-        &self,
-        kind: &str,
-        options: BTreeMap<String, String>,
-        caller: &str,
-    ) -> Result<Vec<u8>> {
-        unavailable((kind, options, caller))
-    }
-
-    /// Submits a signed operator act; returns when it is committed.
-    pub async fn submit_operator_act(
-        &self,
-        act: Vec<u8>,
-        signature: [u8; 64],
-    ) -> Result<CommittedInfo> {
-        unavailable((act, signature))
-    }
-
-    /// Looks at everything the gateway needs and says what to do about what is missing.
-    pub async fn doctor(&self) -> Result<Vec<DoctorCheck>> {
-        unavailable(())
-    }
-
-    /// Keys and TPM of this gateway.
-    pub async fn identity(&self) -> Result<IdentityInfo> {
-        unavailable(())
+    /// The running parts.
+    ///
+    /// # Errors
+    /// No site; or its TPM or its disk does not let it run, with the reason.
+    fn parts(&self) -> Result<Running> {
+        if let Some(running) = self.running.borrow().clone() {
+            return Ok(running);
+        }
+        let status = self.status();
+        match status.state {
+            DaemonState::Uninitialised => Err(ControlError::NotInitialised),
+            DaemonState::NoTpm => Err(ControlError::Tpm(status.reasons.join("; "))),
+            _ if status.reasons.is_empty() => {
+                Err(ControlError::Unavailable("the daemon is starting".into()))
+            }
+            _ => Err(ControlError::Unavailable(status.reasons.join("; "))),
+        }
     }
 
     /// All sensors.
+    ///
+    /// # Errors
+    /// No site runs.
     pub async fn sensors(&self) -> Result<Vec<SensorInfo>> {
-        unavailable(())
+        self.parts()?.sensors.list().await
     }
 
     /// One sensor by `ln1…` or name.
+    ///
+    /// # Errors
+    /// None, or several of that name.
     pub async fn sensor(&self, id_or_name: &str) -> Result<SensorInfo> {
-        unavailable(id_or_name)
+        let sensors = self.parts()?.sensors;
+        let (node, _) = sensors.find(id_or_name).await?;
+        let id = NodeId(node).to_light_node_string();
+        let found = sensors.list().await?.into_iter().find(|sensor| sensor.id == id);
+        found.ok_or_else(|| ControlError::NotFound { what: "sensor", name: id })
     }
 
     /// Gives a sensor another name (local).
+    ///
+    /// # Errors
+    /// No such sensor, or the name is taken or unusable.
     pub async fn rename_sensor(&self, id_or_name: &str, name: &str) -> Result<()> {
-        unavailable((id_or_name, name))
+        self.parts()?.sensors.rename(id_or_name, name).await
     }
 
     /// Retires a sensor; returns when that is committed. Its readings stay.
+    ///
+    /// # Errors
+    /// No such sensor; nothing can be signed now.
     pub async fn forget_sensor(&self, id_or_name: &str) -> Result<CommittedInfo> {
-        unavailable(id_or_name)
-    }
-
-    /// Changes of a sensor on the record, newest first.
-    pub async fn sensor_history(&self, id_or_name: &str, limit: u32) -> Result<Vec<HistoryEntry>> {
-        unavailable((id_or_name, limit))
+        self.parts()?.sensors.forget(id_or_name).await
     }
 
     /// Readings, newest first.
+    ///
+    /// # Errors
+    /// No such sensor; the buffer cannot be read.
     pub async fn readings(&self, sensor: Option<&str>, limit: u32) -> Result<Vec<ReadingInfo>> {
-        unavailable((sensor, limit))
-    }
-
-    /// Proof file of one reading; commits it first if it waits.
-    pub async fn export_reading(&self, reading: ReadingSelector) -> Result<Vec<u8>> {
-        unavailable(reading)
+        let parts = self.parts()?;
+        let node = match sensor {
+            Some(sensor) => Some(parts.sensors.find(sensor).await?.0),
+            None => None,
+        };
+        let names: BTreeMap<_, _> = parts.sensors.names().await?.into_iter().collect();
+        let path = self.settings.data_dir.join("buffer.db");
+        let limit = limit.min(MAX_READINGS) as usize;
+        let found = blocking(move || {
+            let reader = BufferReader::open(&path).map_err(storage)?;
+            reader.newest(node.as_ref(), limit).map_err(storage)
+        });
+        let describe = |stored: crate::store::StoredReading| {
+            let standing = stored.batch.map(|(_, state, height)| (state, height));
+            let mut reading = leaf::describe(&stored.entry, standing);
+            reading.sensor_name = names.get(&stored.entry.node).cloned().unwrap_or_default();
+            reading
+        };
+        Ok(found.await?.into_iter().map(describe).collect())
     }
 
     /// Opens a pairing window; returns its number.
+    ///
+    /// # Errors
+    /// A window is open, an argument is wrong, a link is not available.
     pub async fn open_pairing(&self, request: PairingRequest) -> Result<u64> {
-        unavailable(request)
+        self.parts()?.sensors.open_pairing(request).await
     }
 
     /// Accepts what the preview shows.
+    ///
+    /// # Errors
+    /// There is no such window, or nothing to confirm.
     pub async fn confirm_pairing(&self, window: u64) -> Result<()> {
-        unavailable(window)
+        self.parts()?.sensors.confirm(window).await
     }
 
     /// Closes the window without a sensor.
+    ///
+    /// # Errors
+    /// There is no such window.
     pub async fn close_pairing(&self, window: u64) -> Result<()> {
-        unavailable(window)
-    }
-
-    /// Newest block.
-    pub async fn ledger_head(&self) -> Result<BlockInfo> {
-        unavailable(())
-    }
-
-    /// Block at a height.
-    pub async fn ledger_show(&self, height: u64) -> Result<BlockInfo> {
-        unavailable(height)
-    }
-
-    /// Proof file that an ID is on the record with this standing, or that it is not.
-    pub async fn prove(&self, id: &str) -> Result<Vec<u8>> {
-        unavailable(id)
+        self.parts()?.sensors.close(window).await
     }
 }
 
-fn unavailable<T, A>(_request: A) -> Result<T> {
-    Err(ControlError::Unavailable("the daemon is starting".into()))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let broke = |error: tokio::task::JoinError| ControlError::Internal(error.to_string());
+    tokio::task::spawn_blocking(work).await.map_err(broke)?
+}
+
+fn storage(error: impl std::fmt::Display) -> ControlError {
+    ControlError::Storage(error.to_string())
 }

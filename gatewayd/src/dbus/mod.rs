@@ -20,6 +20,8 @@ mod options;
 pub mod pairing;
 pub mod sensor;
 mod service;
+#[cfg(test)]
+mod tests;
 pub mod variant;
 
 pub use error::Error;

@@ -1,0 +1,392 @@
+//! The keys of this gateway on disk: made once at `site init`, opened at each start with the TPM.
+//!
+//! ```text
+//! tpm/             key blobs (attestation crate)
+//! storage.sealed   storage key, sealed to the TPM
+//! vote.sealed      vote key, encrypted under the storage key
+//! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
+//! founding         start counter at founding, until the ledger's store has been made
+//! ```
+//!
+//! Calls of this module block (TPM, disk); run them off the event loop.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use attestation::tpm::{IdentityInfo, Tpm, TpmError};
+use ledger::codec::{Encode, Text};
+use ledger::crypto::{PublicKey, Signature, SigningKey};
+use ledger::genesis::{Founder, FounderAttestation, Genesis, GenesisError, TpmName};
+use ledger::ids::{Hash, NodeId};
+use ledger::policy::Policy;
+use ledger::transaction::{vote_key_digest, vote_possession_digest};
+use zeroize::Zeroizing;
+
+use crate::control::InitSite;
+use crate::vault::{self, KEY_LEN, OpenError, Vault};
+
+/// Longest file that is read from the data folder by this module, bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Why the identity cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The TPM says no, or nothing.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
+    /// A software TPM, and the operator did not say *unattested*.
+    #[error(
+        "this TPM is a software one ({0}): whoever copies the disk copies the gateway; found the \
+         site with --unattested if that is meant"
+    )]
+    SoftwareTpm(String),
+    /// An identity exists.
+    #[error("{0} exists")]
+    Exists(String),
+    /// A file cannot be read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A sealed file does not open.
+    #[error("{path}: {error}")]
+    Sealed {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        error: OpenError,
+    },
+    /// The genesis record is damaged.
+    #[error("genesis.cbor: {0}")]
+    Genesis(#[from] GenesisError),
+    /// What was asked for is not possible.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// Where the identity is.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+/// An opened identity.
+pub struct Unlocked {
+    /// Public side.
+    pub info: IdentityInfo,
+    /// The storage key at work.
+    pub vault: Arc<Vault>,
+    /// Vote key; none when it was destroyed after a rollback.
+    pub vote: Option<SigningKey>,
+    /// Start counter in the TPM.
+    pub counter: u64,
+}
+
+impl Folder {
+    /// In the data folder, which is made when missing.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn at(data_dir: &Path) -> Result<Self, IdentityError> {
+        std::fs::create_dir_all(data_dir)
+            .and_then(|()| std::fs::set_permissions(data_dir, Permissions::from_mode(0o700)))
+            .map_err(|error| IdentityError::Io { path: data_dir.to_owned(), error })?;
+        Ok(Self(data_dir.to_owned()))
+    }
+
+    /// Folder of the TPM's key blobs.
+    pub fn tpm(&self) -> PathBuf {
+        self.0.join("tpm")
+    }
+
+    /// The site's genesis record, if there is a site.
+    ///
+    /// # Errors
+    /// Damaged or unreadable.
+    pub fn genesis(&self) -> Result<Option<Genesis>, IdentityError> {
+        match self.read("genesis.cbor")? {
+            Some(bytes) => Ok(Some(Genesis::read(&bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Start counter at founding, while the store has not been made.
+    ///
+    /// # Errors
+    /// Unreadable, or not a number.
+    pub fn founding_counter(&self) -> Result<Option<u64>, IdentityError> {
+        let Some(bytes) = self.read("founding")? else { return Ok(None) };
+        let bytes = bytes.try_into().map_err(|_| IdentityError::Invalid("founding is damaged"))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// The store has been made.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn founded(&self) -> Result<(), IdentityError> {
+        self.remove("founding")
+    }
+
+    /// Makes identity, storage key, vote key and genesis. What an interrupted call left is used
+    /// again; where a genesis record is, nothing is touched.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn create(
+        &self,
+        tpm: &Tpm,
+        request: &InitSite,
+        time_ms: u64,
+        insecure: bool,
+    ) -> Result<Genesis, IdentityError> {
+        let site_name = Text::new(request.name.trim())
+            .ok()
+            .filter(|_| !request.name.trim().is_empty())
+            .ok_or(IdentityError::Invalid("the site's name has 1 to 64 characters"))?;
+        let operator = PublicKey::from_sec1(&request.operator_key)
+            .map_err(|_| IdentityError::Invalid("the operator key is not a P-256 public key"))?;
+        if self.read("genesis.cbor")?.is_some() {
+            return Err(IdentityError::Exists(self.0.join("genesis.cbor").display().to_string()));
+        }
+        for record in ["ledger.db", "buffer.db"] {
+            if self.0.join(record).exists() {
+                return Err(IdentityError::Exists(self.0.join(record).display().to_string()));
+            }
+        }
+        let about = tpm.info()?;
+        if about.is_software && !request.unattested && !insecure {
+            return Err(IdentityError::SoftwareTpm(about.manufacturer.to_string()));
+        }
+        let info = match tpm.create_identity() {
+            Err(TpmError::IdentityExists { .. }) => tpm.load_identity()?,
+            other => other?,
+        };
+        let vault = self.make_vault(tpm)?;
+        let vote = new_key()?;
+        self.keep_vote_key(&vault, &vote)?;
+        let counter = tpm.counter_define()?;
+
+        let unattested = request.unattested || about.is_software;
+        let policy = Policy { insecure_software_tpm_sites: insecure, ..Policy::default() };
+        let salt = Hash(random()?);
+        let founder = found(tpm, &info, &vote, &salt, unattested)?;
+        let genesis = Genesis { time_ms, site_name, operator, founder, policy, salt };
+        let bytes = genesis.to_bytes();
+        Genesis::read(&bytes)?;
+        self.write("founding", &counter.to_be_bytes())?;
+        self.write("genesis.cbor", &bytes)?;
+        Ok(genesis)
+    }
+
+    /// Opens the identity with the TPM.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; [`TpmError::AnotherTpm`] when it is not the TPM of `create`.
+    pub fn unlock(&self, tpm: &Tpm) -> Result<Unlocked, IdentityError> {
+        let info = tpm.load_identity()?;
+        let sealed = self.must_read("storage.sealed")?;
+        let key = tpm.unseal(&sealed)?;
+        let key: &[u8; KEY_LEN] = key
+            .as_slice()
+            .try_into()
+            .map_err(|_| IdentityError::Invalid("the storage key has the wrong length"))?;
+        let vault = Arc::new(Vault::new(key));
+        let vote = match self.read("vote.sealed")? {
+            Some(sealed) => Some(self.open_key(&vault, "vote.sealed", &sealed)?),
+            None => None,
+        };
+        let counter = tpm.counter_read()?;
+        Ok(Unlocked { info, vault, vote, counter })
+    }
+
+    /// Destroys the vote key: an older copy of the disk was put back, and what the key has signed
+    /// since is not known here.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn destroy_vote_key(&self) -> Result<(), IdentityError> {
+        self.remove("vote.sealed")
+    }
+
+    /// Makes a vote key that takes effect when the record says so; kept beside the old one.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn next_vote_key(&self, vault: &Vault) -> Result<SigningKey, IdentityError> {
+        if let Some(sealed) = self.read("vote-next.sealed")? {
+            return self.open_key(vault, "vote-next.sealed", &sealed);
+        }
+        let key = new_key()?;
+        self.keep(vault, "vote-next.sealed", &key)?;
+        Ok(key)
+    }
+
+    /// The record knows the next vote key: it replaces the old one.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn take_next_vote_key(&self) -> Result<(), IdentityError> {
+        let (from, to) = (self.0.join("vote-next.sealed"), self.0.join("vote.sealed"));
+        std::fs::rename(&from, to)
+            .and_then(|()| sync(&self.0))
+            .map_err(|error| IdentityError::Io { path: from, error })
+    }
+
+    fn make_vault(&self, tpm: &Tpm) -> Result<Vault, IdentityError> {
+        let key = Zeroizing::new(random::<KEY_LEN>()?);
+        self.write("storage.sealed", &tpm.seal(&key[..])?)?;
+        Ok(Vault::new(&key))
+    }
+
+    fn keep_vote_key(&self, vault: &Vault, key: &SigningKey) -> Result<(), IdentityError> {
+        self.keep(vault, "vote.sealed", key)
+    }
+
+    fn keep(&self, vault: &Vault, name: &str, key: &SigningKey) -> Result<(), IdentityError> {
+        let secret = Zeroizing::new(key.to_bytes());
+        let sealed = vault
+            .seal(&[b"vote-key"], &secret[..])
+            .map_err(|error| IdentityError::Sealed { path: self.0.join(name), error })?;
+        self.write(name, &sealed)
+    }
+
+    fn open_key(
+        &self,
+        vault: &Vault,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<SigningKey, IdentityError> {
+        let damaged = |error| IdentityError::Sealed { path: self.0.join(name), error };
+        let secret = vault.open(&[b"vote-key"], sealed).map_err(damaged)?;
+        let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_| damaged(OpenError))?;
+        SigningKey::from_bytes(secret).map_err(|_| damaged(OpenError))
+    }
+
+    fn must_read(&self, name: &str) -> Result<Vec<u8>, IdentityError> {
+        self.read(name)?.ok_or_else(|| IdentityError::Io {
+            path: self.0.join(name),
+            error: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
+        let path = self.0.join(name);
+        let read = |path: &Path| {
+            let mut bytes = Vec::new();
+            File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+            Ok::<Vec<u8>, io::Error>(bytes)
+        };
+        match read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(IdentityError::Io { path, error }),
+        }
+    }
+
+    /// All or nothing: a new file is synced and takes the name, then the folder is synced.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+        let path = self.0.join(name);
+        let new = self.0.join(format!("{name}.new"));
+        let done = (|| {
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)?;
+            sync(&self.0)
+        })();
+        done.map_err(|error| IdentityError::Io { path, error })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), IdentityError> {
+        let path = self.0.join(name);
+        match std::fs::remove_file(&path).and_then(|()| sync(&self.0)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(IdentityError::Io { path, error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn found(
+    tpm: &Tpm,
+    info: &IdentityInfo,
+    vote: &SigningKey,
+    salt: &Hash,
+    unattested: bool,
+) -> Result<Founder, IdentityError> {
+    let identity = identity_key(info)?;
+    let context = Genesis::context(salt);
+    let certified = vote_key_digest(&context, &identity, &vote.public_key());
+    let signed = tpm.sign_identity(certified.0)?;
+    let held = vote_possession_digest(&context, &identity, &vote.public_key());
+    let ak_name = info
+        .ak_name
+        .as_bytes()
+        .try_into()
+        .map_err(|_| IdentityError::Invalid("the attestation key's name is not SHA-256"))?;
+    Ok(Founder {
+        identity,
+        vote: vote.public_key(),
+        vote_certificate: normalized(signed)?,
+        vote_possession: vote.sign_digest(&held),
+        ek_digest: Hash(info.ek_digest),
+        ak_name: TpmName(ak_name),
+        attestation: if unattested {
+            FounderAttestation::Unattested
+        } else {
+            FounderAttestation::Unverified
+        },
+    })
+}
+
+/// The identity key as the ledger writes it.
+///
+/// # Errors
+/// The TPM gave no point of the curve.
+pub fn identity_key(info: &IdentityInfo) -> Result<PublicKey, IdentityError> {
+    PublicKey::from_sec1(&info.identity)
+        .map_err(|_| IdentityError::Invalid("the TPM's identity key is not a P-256 public key"))
+}
+
+/// Node ID of this gateway.
+///
+/// # Errors
+/// As [`identity_key`].
+pub fn node(info: &IdentityInfo) -> Result<NodeId, IdentityError> {
+    Ok(NodeId::of_key(&identity_key(info)?))
+}
+
+/// A TPM's signature with low s: the ledger knows one form only.
+///
+/// # Errors
+/// The TPM gave no signature.
+pub fn normalized(signature: [u8; 64]) -> Result<Signature, IdentityError> {
+    Signature::normalized(signature)
+        .map_err(|_| IdentityError::Invalid("the TPM gave a malformed signature"))
+}
+
+fn new_key() -> Result<SigningKey, IdentityError> {
+    // A random string is a valid P-256 scalar but for one case in 2^32.
+    loop {
+        let secret = Zeroizing::new(random::<32>()?);
+        if let Ok(key) = SigningKey::from_bytes(&secret) {
+            return Ok(key);
+        }
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+    vault::random().map_err(|_| IdentityError::Invalid("the system gives no random bytes"))
+}

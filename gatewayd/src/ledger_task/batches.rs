@@ -1,0 +1,111 @@
+//! Batches on their way into the record: looked at against the state first, so that one reading
+//! that the record would refuse does not hold up the rest.
+
+use ledger::host::HostError;
+use ledger::ids::{Hash, Height, NodeId};
+use ledger::transaction::{Author, Body, Transaction};
+
+use super::owner::Owner;
+use crate::control::ControlError;
+use crate::ingest::{self, Outcome, leaf};
+use crate::store::{Entry, StoredBatch};
+
+/// How many of the newest committed batches are remembered: more than can be on their way at a
+/// crash, so that one committed just before it is not submitted twice.
+pub(super) const RECENT: usize = 64;
+
+/// A batch in the mempool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InFlight {
+    /// Number of the cut, local.
+    pub(super) sequence: u64,
+    /// Sequence on the record.
+    committed_as: u64,
+    /// Readings in it.
+    pub(super) readings: u64,
+}
+
+impl InFlight {
+    pub(super) async fn committed(self, ingest: &ingest::Handle, height: Height) {
+        let Self { sequence, committed_as, readings } = self;
+        let done = Outcome::Committed { height: height.0, sequence: committed_as, readings };
+        ingest.submitted(sequence, done).await;
+    }
+
+    pub(super) async fn later(self, ingest: &ingest::Handle) {
+        ingest.submitted(self.sequence, Outcome::Later).await;
+    }
+}
+
+impl Owner {
+    /// Sequence of this gateway's last batch on the record.
+    pub(super) fn last_sequence(&self) -> u64 {
+        let author = Author::Node(self.gateway);
+        self.state().activity(&author).map_or(0, |activity| activity.batch_sequence)
+    }
+
+    pub(super) async fn batch(&mut self, batch: StoredBatch) -> Result<(), HostError> {
+        let sequence = batch.sequence;
+        let readings = batch.readings.len() as u64;
+        let root = Hash(batch.root);
+        if let Some((_, height, committed_as)) = self.recent.iter().find(|each| each.0 == root) {
+            // Committed before a crash that kept its buffer from hearing of it.
+            let known = InFlight { sequence, committed_as: *committed_as, readings };
+            known.committed(&self.ingest, Height(*height)).await;
+            return Ok(());
+        }
+        let closed = self.closed(&batch.readings);
+        if !closed.is_empty() {
+            let reason = "their counters or their sensors are closed on the record".into();
+            let outcome = Outcome::Without { readings: closed, reason };
+            self.ingest.submitted(sequence, outcome).await;
+            return Ok(());
+        }
+        let committed_as = self.last_sequence() + self.batches_in_flight + 1;
+        let in_flight = InFlight { sequence, committed_as, readings };
+        match self.transaction(&batch, committed_as) {
+            Ok(transaction) => self.enqueue_batch(transaction, in_flight).await,
+            Err(error) => {
+                tracing::error!(%error, sequence, "a batch cannot be made now");
+                in_flight.later(&self.ingest).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn transaction(
+        &mut self,
+        batch: &StoredBatch,
+        committed_as: u64,
+    ) -> Result<Transaction, ControlError> {
+        let internal = |error: &dyn std::fmt::Display| ControlError::Internal(error.to_string());
+        let context = leaf::Context { chain_id: self.state().chain_id(), gateway: self.gateway };
+        let cut = context.cut(batch, committed_as).map_err(|error| internal(&error))?;
+        let attachment = cut.attachment(vec![]);
+        let signed = self.sign(Body::Batch(cut.head), Some(attachment.digest()))?;
+        signed.attach(attachment).map_err(|error| internal(&error))
+    }
+
+    /// Readings that the record would refuse.
+    fn closed(&self, readings: &[Entry]) -> Vec<([u8; 20], u32, u64)> {
+        let state = self.state();
+        let mut closed = Vec::new();
+        for group in readings.chunk_by(|a, b| a.node == b.node) {
+            let node = group[0].node;
+            let id = NodeId(node);
+            let known = state.light_node(&id).is_some_and(|known| {
+                known.retired.is_none() && known.standing.standing.may_record()
+            });
+            let session = state.session(&id);
+            for entry in group {
+                let open = session
+                    .is_some_and(|session| session.counters.is_open(entry.epoch, entry.counter))
+                    || self.opening.contains(&(node, entry.epoch));
+                if !known || !open {
+                    closed.push((node, entry.epoch, entry.counter));
+                }
+            }
+        }
+        closed
+    }
+}

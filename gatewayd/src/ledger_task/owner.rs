@@ -1,0 +1,361 @@
+//! The owner of the ledger's host (node, store, log): signs, submits, answers those who wait.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use ledger::crypto::SigningKey;
+use ledger::host::{Host, HostError, Outward};
+use ledger::ids::{Hash, Height, NodeId};
+use ledger::node::{Committed, Input, Node, Now, Refusal};
+use ledger::state::State;
+use ledger::store::StoreError;
+use ledger::transaction::{Author, Body, Draft, Session, Transaction};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::batches::InFlight;
+use super::{Command, Done, Here, Inbox, Parts, Tip};
+use crate::clock::{self, SiteClock};
+use crate::control::{ControlError, Event, Result};
+use crate::ingest;
+use crate::store::{NodeBytes, StoredBatch};
+
+/// Blocks after which an own transaction that was not taken is given up.
+const EXPIRY_BLOCKS: u64 = 1_000;
+
+/// Why the ledger's thread cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Store and log.
+    #[error("ledger: {0}")]
+    Host(#[from] HostError),
+    /// The store cannot be read.
+    #[error("ledger: {0}")]
+    Store(#[from] StoreError),
+    /// No thread.
+    #[error("thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Who waits for a transaction.
+enum Waiter {
+    Caller(oneshot::Sender<Result<Done>>),
+    Batch(InFlight),
+    Session(NodeBytes, u32),
+}
+
+pub(super) struct Owner {
+    host: Host,
+    pub(super) key: Option<SigningKey>,
+    pub(super) gateway: NodeId,
+    commands: mpsc::Receiver<Command>,
+    batches: mpsc::Receiver<StoredBatch>,
+    pub(super) ingest: ingest::Handle,
+    tip: watch::Sender<Tip>,
+    clock: watch::Sender<SiteClock>,
+    events: broadcast::Sender<Event>,
+    stopped: mpsc::Sender<String>,
+    waiting: HashMap<Hash, Waiter>,
+    /// Sessions on their way into the record.
+    pub(super) opening: HashSet<(NodeBytes, u32)>,
+    /// Roots of our newest committed batches: (root, height, sequence).
+    pub(super) recent: VecDeque<(Hash, u64, u64)>,
+    /// Batches on their way into the record.
+    pub(super) batches_in_flight: u64,
+    nonce: u64,
+}
+
+impl Owner {
+    pub(super) fn new(inbox: Inbox, parts: Parts) -> std::result::Result<Self, StartError> {
+        let Inbox { commands, tip, clock } = inbox;
+        let Parts { host, gateway, vote_key, batches, ingest, events, stopped } = parts;
+        let mut owner = Self {
+            host,
+            key: vote_key,
+            gateway,
+            commands,
+            batches,
+            ingest,
+            tip,
+            clock,
+            events,
+            stopped,
+            waiting: HashMap::new(),
+            opening: HashSet::new(),
+            recent: VecDeque::new(),
+            batches_in_flight: 0,
+            nonce: 0,
+        };
+        owner.load_recent()?;
+        Ok(owner)
+    }
+
+    fn load_recent(&mut self) -> std::result::Result<(), StoreError> {
+        let last = self.last_sequence();
+        self.load_recent_from(last.saturating_sub(super::batches::RECENT as u64 - 1).max(1))
+    }
+
+    fn load_recent_from(&mut self, first: u64) -> std::result::Result<(), StoreError> {
+        let reader = self.host.store().reader()?;
+        for sequence in first..=self.last_sequence() {
+            let Some(found) = reader.batch_inclusion(&self.gateway, sequence)? else { continue };
+            if let Body::Batch(head) = &found.transaction.draft().body {
+                self.recent.push_back((head.root, found.header.height.0, sequence));
+            }
+        }
+        while self.recent.len() > super::batches::RECENT {
+            self.recent.pop_front();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn run(mut self) {
+        self.publish_tip();
+        if let Err(error) = self.work().await {
+            tracing::error!(%error, "the record stops being written");
+            // The root ends the daemon, to be started anew from what is on disk.
+            let _ = self.stopped.send(error.to_string()).await;
+        }
+    }
+
+    async fn work(&mut self) -> std::result::Result<(), HostError> {
+        self.step(Input::Start).await?;
+        loop {
+            let now = now();
+            let wake = self.host.next_wake(now).map(|at| at.saturating_sub(now.mono_ms));
+            let takes_batches = self.key.is_some();
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command).await?,
+                    None => return Ok(()),
+                },
+                batch = self.batches.recv(), if takes_batches => match batch {
+                    Some(batch) => self.batch(batch).await?,
+                    None => return Ok(()),
+                },
+                () = sleep_ms(wake) => self.step(Input::Wake).await?,
+            }
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        self.host.node()
+    }
+
+    pub(super) fn state(&self) -> &State {
+        self.host.node().state()
+    }
+
+    async fn command(&mut self, command: Command) -> std::result::Result<(), HostError> {
+        match command {
+            Command::Propose { make, reply } => match self.draft(make) {
+                Ok(transaction) => self.enqueue(transaction, Waiter::Caller(reply)).await,
+                Err(error) => {
+                    // A caller that has gone away is not told.
+                    let _ = reply.send(Err(error));
+                    Ok(())
+                }
+            },
+            Command::OpenSession { node, epoch, digest } => {
+                self.open_session(node, epoch, digest).await
+            }
+            Command::Submit { transaction, reply } => {
+                self.enqueue(*transaction, Waiter::Caller(reply)).await
+            }
+            Command::View(look) => {
+                look(self.host.node());
+                Ok(())
+            }
+        }
+    }
+
+    async fn open_session(
+        &mut self,
+        node: NodeBytes,
+        epoch: u32,
+        digest: [u8; 32],
+    ) -> std::result::Result<(), HostError> {
+        let made = self.draft(|here| {
+            let gateway = here.state.gateway(&here.gateway);
+            let liveness_epoch = gateway.map_or(0, |gateway| gateway.liveness_epoch);
+            let expected_epoch = epoch.saturating_sub(1);
+            let (node, digest) = (NodeId(node), Hash(digest));
+            Ok(Body::Session(Session { node, expected_epoch, digest, liveness_epoch }))
+        });
+        match made {
+            Ok(transaction) => {
+                self.opening.insert((node, epoch));
+                self.enqueue(transaction, Waiter::Session(node, epoch)).await
+            }
+            Err(error) => {
+                tracing::error!(%error, "a session cannot be opened on the record");
+                Ok(())
+            }
+        }
+    }
+
+    /// A transaction of this gateway, signed with its vote key.
+    fn draft(&mut self, make: impl FnOnce(&Here<'_>) -> Result<Body>) -> Result<Transaction> {
+        let body = make(&self.here()?)?;
+        self.sign(body, None)
+    }
+
+    fn here(&self) -> Result<Here<'_>> {
+        let key = self
+            .key
+            .as_ref()
+            .ok_or_else(|| ControlError::Unavailable("this gateway has no vote key now".into()))?;
+        Ok(Here {
+            state: self.state(),
+            gateway: self.gateway,
+            chain_id: self.state().chain_id(),
+            era: self.state().era(),
+            time_ms: self.node().site_time_ms(now()),
+            key,
+        })
+    }
+
+    pub(super) fn sign(&mut self, body: Body, attachment: Option<Hash>) -> Result<Transaction> {
+        let author = Author::Node(self.gateway);
+        let used = self.state().activity(&author).map_or(0, |activity| activity.nonce_highest);
+        self.nonce = self.nonce.max(used) + 1;
+        let draft = Draft {
+            chain_id: self.state().chain_id(),
+            era: self.state().era(),
+            author,
+            nonce: self.nonce,
+            expiry: self.node().tip().height.0 + EXPIRY_BLOCKS,
+            attachment,
+            body,
+        };
+        Ok(draft.sign(self.here()?.key))
+    }
+
+    async fn enqueue(
+        &mut self,
+        transaction: Transaction,
+        waiter: Waiter,
+    ) -> std::result::Result<(), HostError> {
+        self.waiting.insert(transaction.hash(), waiter);
+        self.step(Input::Submit(Box::new(transaction))).await
+    }
+
+    pub(super) async fn enqueue_batch(
+        &mut self,
+        transaction: Transaction,
+        batch: InFlight,
+    ) -> std::result::Result<(), HostError> {
+        self.batches_in_flight += 1;
+        self.enqueue(transaction, Waiter::Batch(batch)).await
+    }
+
+    async fn step(&mut self, input: Input) -> std::result::Result<(), HostError> {
+        let mut outward = Vec::new();
+        let done = self.host.step(now(), input, &mut |out| outward.push(out));
+        for out in outward {
+            match out {
+                Outward::Committed(committed) => self.committed(*committed).await,
+                Outward::Refused { tx_hash, error } => self.refused(&tx_hash, &error).await,
+                Outward::Equivocation(votes) => {
+                    tracing::error!(?votes, "a voter signed two different votes");
+                }
+                Outward::DiskFull => {
+                    let message = "the record waits: its disk is full".into();
+                    // Nobody listening is no error.
+                    let _ = self.events.send(Event::Alert { kind: "disk", message });
+                }
+                // One gateway has no peers: nothing leaves.
+                Outward::Publish(_) | Outward::Send { .. } => {}
+            }
+        }
+        done
+    }
+
+    async fn committed(&mut self, committed: Committed) {
+        let Committed { height, receipts, .. } = committed;
+        self.publish_tip();
+        let mut readings = 0;
+        let transactions = u32::try_from(receipts.len()).unwrap_or(u32::MAX);
+        for (hash, events) in receipts {
+            match self.waiting.remove(&hash) {
+                Some(Waiter::Caller(reply)) => {
+                    // A caller that has gone away is not told.
+                    let _ = reply.send(Ok(Done { height: height.0, hash }));
+                }
+                Some(Waiter::Batch(batch)) => {
+                    self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+                    readings += batch.readings;
+                    batch.committed(&self.ingest, height).await;
+                }
+                Some(Waiter::Session(node, epoch)) => {
+                    self.opening.remove(&(node, epoch));
+                }
+                // Of before a crash: read back from the log, and its caller is gone.
+                None => self.remember(&events),
+            }
+        }
+        let readings = u32::try_from(readings).unwrap_or(u32::MAX);
+        // Nobody listening is no error.
+        let _ = self.events.send(Event::Committed { height: height.0, transactions, readings });
+    }
+
+    /// A batch that was on its way when the daemon was killed: not to be submitted again.
+    fn remember(&mut self, events: &[ledger::state::Event]) {
+        for event in events {
+            let ledger::state::Event::BatchCommitted { gateway, sequence, .. } = event else {
+                continue;
+            };
+            if *gateway == self.gateway
+                && let Err(error) = self.load_recent_from(*sequence)
+            {
+                tracing::error!(%error, sequence, "a committed batch cannot be read back");
+            }
+        }
+    }
+
+    async fn refused(&mut self, hash: &Hash, error: &Refusal) {
+        match self.waiting.remove(hash) {
+            Some(Waiter::Caller(reply)) => {
+                // A caller that has gone away is not told.
+                let _ = reply.send(Err(ControlError::Refused(error.to_string())));
+            }
+            Some(Waiter::Batch(batch)) => {
+                self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+                tracing::warn!(%error, sequence = batch.sequence, "batch not taken; later again");
+                batch.later(&self.ingest).await;
+            }
+            Some(Waiter::Session(node, epoch)) => {
+                self.opening.remove(&(node, epoch));
+                tracing::error!(%error, epoch, "the record does not open a session");
+            }
+            None => tracing::debug!(%error, "a transaction was refused"),
+        }
+    }
+
+    fn publish_tip(&self) {
+        let (header, state) = (self.node().tip(), self.state());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.tip.send_replace(Tip {
+            height: header.height.0,
+            time_ms: header.time_ms,
+            era: header.era.0,
+            members: count(state.gateways().count()),
+            voters: count(state.voters().len()),
+        });
+        if header.height > Height::GENESIS {
+            self.clock.send_modify(|clock| clock.observe_block(header.time_ms, clock::boot_ms()));
+        }
+    }
+}
+
+fn now() -> Now {
+    let synchronised = clock::synchronised();
+    Now { mono_ms: clock::boot_ms(), wall_ms: clock::wall_ms(), synchronised }
+}
+
+async fn sleep_ms(ms: Option<u64>) {
+    match ms {
+        Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,178 @@
+//! Composes the status that everybody reads, from snapshots of the parts. It decides which state
+//! the daemon is in and says why; it changes nothing.
+
+use attestation::tpm::IdentityInfo;
+use ledger::state::Attestation;
+
+use crate::clock;
+use crate::config::Settings;
+use crate::control::{DaemonState, Status};
+use crate::presence::{Presence, presence};
+use crate::site::Running;
+
+/// What is known of the TPM now.
+#[derive(Debug, Clone)]
+pub struct TpmView {
+    /// In words.
+    pub words: String,
+    /// Whether it is a program.
+    pub software: bool,
+    /// Why it does not answer.
+    pub failed: Option<String>,
+}
+
+impl TpmView {
+    /// It answers.
+    pub fn of(info: &IdentityInfo) -> Self {
+        let kind = if info.is_software { "software TPM" } else { "hardware TPM" };
+        let words = format!("{kind} ({})", info.manufacturer);
+        Self { words, software: info.is_software, failed: None }
+    }
+
+    /// It does not.
+    pub fn failed(why: String) -> Self {
+        Self { words: why.clone(), software: false, failed: Some(why) }
+    }
+}
+
+/// Status while no site runs.
+pub fn without_site(
+    state: DaemonState,
+    reasons: Vec<String>,
+    tpm: Option<TpmView>,
+    settings: &Settings,
+) -> Status {
+    let tpm = tpm.unwrap_or(TpmView {
+        words: format!("not asked yet ({})", settings.tcti),
+        software: false,
+        failed: None,
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        state,
+        reasons,
+        warnings: vec![],
+        site: None,
+        gateway: None,
+        attestation: None,
+        height: None,
+        era: None,
+        block_time_ms: None,
+        members: 0,
+        voters: 0,
+        voters_may_fail: 0,
+        sensors: 0,
+        presence: [0; 3],
+        readings_waiting: 0,
+        readings_committed: 0,
+        readings_unrecorded: 0,
+        strangers: 0,
+        clock: clock_word(),
+        disk_used_bytes: 0,
+        disk_budget_bytes: settings.disk_budget_bytes,
+        tpm: tpm.words,
+        tpm_software: tpm.software,
+    }
+}
+
+fn clock_word() -> &'static str {
+    if clock::synchronised() { "synced" } else { "unknown" }
+}
+
+/// Word for the attestation state of a gateway.
+pub fn attestation_word(attestation: &Attestation) -> &'static str {
+    match attestation {
+        Attestation::Unverified => "unverified",
+        Attestation::Unattested => "unattested",
+        Attestation::Attested { .. } => "attested",
+    }
+}
+
+/// Status while the site runs.
+pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> Status {
+    let gateway = running.gateway;
+    let attestation = running
+        .ledger
+        .view(move |state| state.gateway(&gateway).map(|own| attestation_word(&own.attestation)))
+        .await;
+    let tip = *running.ledger.tip().borrow();
+    let (heard, lora) = (running.ingest.heard().await, running.sensors.lora().await);
+    let mut reasons = Vec::new();
+    let mut state = DaemonState::Running;
+    if let Some(why) = &tpm.failed {
+        state = DaemonState::NoTpm;
+        reasons.push(format!("TPM: {why}; sensors are still served with the keys in memory"));
+    }
+    for error in [attestation.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()] {
+        if let Some(error) = error {
+            state = DaemonState::Degraded;
+            reasons.push(error.to_string());
+        }
+    }
+    let heard = heard.unwrap_or_default();
+    if let Some(why) = &heard.refusing {
+        state = DaemonState::Degraded;
+        reasons.push(format!("readings are not taken: {why}"));
+    }
+    if running.rolled_back {
+        state = DaemonState::RolledBack;
+        reasons.push(
+            "an older copy of the disk was put back: nothing is signed until the operator runs \
+             `gatewayctl site recover`"
+                .into(),
+        );
+    }
+    let sensors = running.sensors.intervals().await.unwrap_or_default();
+    let (now, quality) = running.ledger.clock().borrow().now();
+    let mut counts = [0; 3];
+    for (node, interval_s) in &sensors {
+        let last = heard.newest.get(node).map(|entry| entry.time_ms);
+        match presence(now, last, *interval_s) {
+            Presence::Present => counts[0] += 1,
+            Presence::Late => counts[1] += 1,
+            Presence::Silent | Presence::Unknown => counts[2] += 1,
+        }
+    }
+    let attestation = attestation.ok().flatten();
+    let mut warnings = Vec::new();
+    if attestation == Some("unattested") {
+        warnings.push(
+            "UNATTESTED site: it was founded on a software TPM; whoever copies the disk copies \
+             the gateway, and every reading and proof says so"
+                .into(),
+        );
+    } else if tpm.software {
+        warnings
+            .push("the TPM is a software one: it protects nothing against a copied disk".into());
+    }
+    if settings.insecure_software_tpm_sites {
+        warnings.push("insecure_software_tpm_sites is on: for demonstrations and tests".into());
+    }
+    Status {
+        site: Some(running.genesis.site_name.as_str().to_owned()),
+        gateway: Some(gateway.to_gateway_string()),
+        attestation: attestation.map(Into::into),
+        height: Some(tip.height),
+        era: Some(tip.era),
+        block_time_ms: Some(tip.time_ms),
+        members: tip.members,
+        voters: tip.voters,
+        voters_may_fail: tip.voters.saturating_sub(1) / 3,
+        sensors: u32::try_from(sensors.len()).unwrap_or(u32::MAX),
+        presence: counts,
+        readings_waiting: heard.counts[0],
+        readings_committed: heard.counts[1],
+        readings_unrecorded: heard.counts[2],
+        strangers: lora.ok().flatten().map_or(0, |lora| lora.counters.strangers),
+        clock: quality.word(),
+        disk_used_bytes: heard.used_bytes + ledger_bytes(settings),
+        warnings,
+        ..without_site(state, reasons, Some(tpm.clone()), settings)
+    }
+}
+
+/// Bytes of the ledger on disk.
+fn ledger_bytes(settings: &Settings) -> u64 {
+    let size = |name| std::fs::metadata(settings.data_dir.join(name)).map_or(0, |file| file.len());
+    ["ledger.db", "ledger.db-wal", "wal-a", "wal-b"].into_iter().map(size).sum()
+}

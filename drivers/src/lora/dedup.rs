@@ -50,6 +50,11 @@ impl Dedup {
         self.seen.get_mut(&key(phy)).filter(|known| known.phy == phy)
     }
 
+    /// A further copy of a frame of this device is a new frame.
+    pub(crate) fn forget(&mut self, device: DevEui) {
+        self.seen.retain(|_, known| known.device != Some(device));
+    }
+
     /// Notes a transmission heard at `now_ms`. Frames that differ and share their last 8 bytes
     /// (not by chance: the MIC is among them) are not held twice.
     pub(crate) fn insert(

@@ -117,6 +117,11 @@ impl Queue {
         self.owed.first_key_value().map(|((due_ms, _), _)| *due_ms)
     }
 
+    /// Owes this device nothing any more.
+    pub(crate) fn forget(&mut self, device: DevEui) {
+        self.owed.retain(|_, owed| owed.device != device);
+    }
+
     /// Makes what waits for this device due at once.
     pub(crate) fn hasten(&mut self, device: DevEui) {
         let keys: Vec<AnswerKey> = self
@@ -138,8 +143,9 @@ impl Queue {
 pub(crate) struct Forwarder {
     /// Where its PULL_DATA came from last.
     pub(crate) pull: Option<SocketAddr>,
+    /// When it spoke last.
+    pub(crate) heard_ms: u64,
     duty: DutyCycle,
-    heard_ms: u64,
 }
 
 /// The forwarders that spoke to us.
@@ -167,6 +173,10 @@ impl Forwarders {
 
     pub(crate) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ForwarderEui, &Forwarder)> {
+        self.known.iter().map(|(eui, forwarder)| (*eui, forwarder))
     }
 }
 
@@ -322,6 +332,11 @@ impl Awaiting {
     /// The downlink with this token.
     pub(crate) fn take_unsent(&mut self, token: [u8; 2]) -> Option<Awaited> {
         self.by_token.remove(&token)
+    }
+
+    /// Awaits nothing of this device's downlinks any more.
+    pub(crate) fn forget(&mut self, device: DevEui) {
+        self.by_token.retain(|_, awaited| awaited.device != device);
     }
 
     /// The next downlink whose TX_ACK is not coming any more.

@@ -139,7 +139,7 @@ fn decode_window(d: &mut Decoder<'_>) -> Result<Window, RecordError> {
     let mut next_u32 = || d.u32().map_err(malformed);
     let (next, end, from, last) = (next_u32()?, next_u32()?, next_u32()?, next_u32()?);
     let following = (from < last).then_some((from, last));
-    Ok(Window { next, end, following, asked: false })
+    Ok(Window { next, end, following, asked_ms: None })
 }
 
 fn decode_session(d: &mut Decoder<'_>) -> Result<Session, RecordError> {

@@ -13,7 +13,7 @@ use super::downlink::{Awaiting, Forwarders, Queue, Reception};
 use super::effect::{Effect, Input, Lost, Refusal, Stranger};
 use super::frame::{self, Frame};
 use super::gwmp::{self, Datagram, GwmpError, MAX_PHY_BYTES, TxError};
-use super::ids::{DevEui, ForwarderEui};
+use super::ids::{DevAddr, DevEui, ForwarderEui};
 use super::record;
 pub use super::registry::{AddDeviceError, DeviceConfig, Highest, MAX_DEVICES};
 use super::registry::{Device, Registry, Slot};
@@ -93,6 +93,36 @@ pub struct Counters {
     pub late: u64,
 }
 
+/// A packet forwarder, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwarderState {
+    /// Its identifier.
+    pub eui: ForwarderEui,
+    /// Where downlinks go to; `None` before its first PULL_DATA.
+    pub way_back: Option<SocketAddr>,
+    /// When it spoke last, on the clock of `now_ms`.
+    pub heard_ms: u64,
+}
+
+/// A device, for people. Holds no keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceState {
+    /// Whether its joins are answered.
+    pub admitted: bool,
+    /// Epoch of the last session that was opened; 0 before the first.
+    pub epoch: u32,
+    /// Address in the session in use.
+    pub dev_addr: Option<DevAddr>,
+    /// Highest uplink counter in the session in use.
+    pub fcnt_up: Option<u32>,
+    /// FCntDown values that are reserved and not used.
+    pub downlinks_left: u32,
+    /// JoinNonces that are reserved and not used.
+    pub joins_left: u32,
+    /// Sessions whose first uplink has not come.
+    pub sessions_waiting: usize,
+}
+
 /// At most so many events told in a time, by a bucket of tokens.
 #[derive(Clone, Copy, Debug)]
 struct Limiter {
@@ -162,8 +192,13 @@ impl Server {
         self.registry.add(config, saved, highest)
     }
 
-    /// Removes a device and its sessions; `false` when it was not there.
+    /// Removes a device and its sessions; `false` when it was not there. What it is owed is not
+    /// sent any more. So a caller whose disk failed can put a device back as it was on disk: remove
+    /// it, and add it with the last durable record.
     pub fn remove_device(&mut self, dev_eui: DevEui) -> bool {
+        self.queue.forget(dev_eui);
+        self.awaiting.forget(dev_eui);
+        self.dedup.forget(dev_eui);
         self.registry.remove(dev_eui)
     }
 
@@ -221,6 +256,31 @@ impl Server {
     #[must_use]
     pub fn forwarder_count(&self) -> usize {
         self.forwarders.len()
+    }
+
+    /// The forwarders that spoke to us, in no order.
+    pub fn forwarders(&self) -> impl Iterator<Item = ForwarderState> {
+        self.forwarders.iter().map(|(eui, forwarder)| ForwarderState {
+            eui,
+            way_back: forwarder.pull,
+            heard_ms: forwarder.heard_ms,
+        })
+    }
+
+    /// What there is to know of a device, for people; `None` when it is not here.
+    #[must_use]
+    pub fn device(&self, dev_eui: DevEui) -> Option<DeviceState> {
+        let device = self.registry.get(self.registry.slot(dev_eui)?)?;
+        let session = device.current.as_ref();
+        Some(DeviceState {
+            admitted: device.config.admitted,
+            epoch: device.last_epoch,
+            dev_addr: session.map(|session| session.dev_addr),
+            fcnt_up: session.and_then(|session| session.fcnt_up),
+            downlinks_left: session.map_or(0, |session| session.down.left()),
+            joins_left: device.join_window.left(),
+            sessions_waiting: device.pending.len(),
+        })
     }
 
     /// When [`Input::Wake`] is due, on the clock of `now_ms`; `None` while nothing waits.

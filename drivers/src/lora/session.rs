@@ -12,6 +12,9 @@ pub(crate) const FIRST_DOWN_WINDOW: u32 = 64;
 /// Downlink counters that one saved record covers: after a crash at most so many are skipped.
 const DOWN_COUNTERS_PER_RECORD: u32 = 16;
 
+/// A window that was asked for and not granted is asked for again after this time, in ms.
+const ASK_AGAIN_MS: u64 = 10_000;
+
 /// Most answers to one uplink counter: a device sends a frame up to 15 times (NbTrans).
 const MAX_ANSWERS: u8 = 16;
 
@@ -24,8 +27,8 @@ pub(crate) struct Window {
     pub(crate) end: u32,
     /// A second window that does not touch the first.
     pub(crate) following: Option<(u32, u32)>,
-    /// Whether a further window was asked for since the last grant.
-    pub(crate) asked: bool,
+    /// When a further window was asked for last, if it was not granted since.
+    pub(crate) asked_ms: Option<u64>,
 }
 
 impl Window {
@@ -54,7 +57,7 @@ impl Window {
         let end = from.saturating_add(count);
         let highest = self.following.map_or(self.end, |(_, end)| end);
         let from = from.max(highest).max(self.next);
-        self.asked = false;
+        self.asked_ms = None;
         if from >= end {
             return;
         }
@@ -75,10 +78,14 @@ impl Window {
         }
     }
 
-    /// Whether it is time to ask for more: once, when at most a quarter of `size` is left.
-    pub(crate) fn ask(&mut self, size: u32) -> bool {
-        let ask = !self.asked && self.left() <= size / 4;
-        self.asked |= ask;
+    /// Whether it is time to ask for more: when at most a quarter of `size` is left, and again when
+    /// nothing came of it for a while.
+    pub(crate) fn ask(&mut self, now_ms: u64, size: u32) -> bool {
+        let waited = self.asked_ms.is_none_or(|asked_ms| now_ms >= asked_ms + ASK_AGAIN_MS);
+        let ask = waited && self.left() <= size / 4;
+        if ask {
+            self.asked_ms = Some(now_ms);
+        }
         ask
     }
 }

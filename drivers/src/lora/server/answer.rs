@@ -72,7 +72,7 @@ impl Server {
     ) -> Result<(), Lost> {
         let device = self.registry.get_mut(slot).ok_or(Lost::NotAdmitted)?;
         let identity = device.identity();
-        if device.join_window.ask(JOIN_WINDOW) {
+        if device.join_window.ask(now_ms, JOIN_WINDOW) {
             out.push(Effect::NeedWindow { identity, window: WindowKind::Join });
         }
         let missing = match (device.config.admitted, device.join_window.left()) {
@@ -137,7 +137,7 @@ impl Server {
         let identity = device.identity();
         let session = device.current.as_mut().filter(|session| session.dev_addr == dev_addr);
         let session = session.ok_or(Lost::NoWindow)?;
-        if session.down.ask(DOWN_WINDOW) {
+        if session.down.ask(now_ms, DOWN_WINDOW) {
             let window = WindowKind::Down { epoch: session.epoch };
             out.push(Effect::NeedWindow { identity, window });
         }

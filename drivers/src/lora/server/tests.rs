@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::super::effect::WindowKind;
-use super::super::ids::{DevAddr, JoinEui, Key};
+use super::super::ids::{JoinEui, Key};
 use super::super::join::{Activation, Version};
 use super::super::session::Session;
 use super::super::testing::{
@@ -304,6 +304,55 @@ fn devices_are_added_once_and_removed_with_their_sessions() {
     assert_eq!(site.server.device_count(), 0);
     assert!(matches!(strangers(&site.up(PLAIN))[..], [Stranger::UnknownDevAddr(_)]));
     assert_eq!(site.server.add_device(config, None, None), Ok(()));
+}
+
+#[test]
+fn a_device_is_put_back_as_it_was_on_disk() {
+    let mut site = Site::new();
+    let on_disk = site.join();
+    let put_back = |site: &mut Site| {
+        let config = config(&site.device);
+        assert!(site.server.remove_device(config.dev_eui));
+        site.server.add_device(config, Some(&on_disk), None).unwrap();
+    };
+    let phy = site.device.up(CONFIRMED);
+    assert_eq!(readings(&site.hear(1, 5.0, &phy)).len(), 1);
+    // The disk did not take the reading: it must not be acknowledged.
+    put_back(&mut site);
+    assert_eq!(site.after(200), []);
+    site.now_ms += 2_000;
+    let effects = site.hear(1, 5.0, &phy);
+    assert_eq!(readings(&effects).len(), 1, "taken when it is sent again");
+    let token = sent(&site.after(200))[0].token;
+    put_back(&mut site);
+    let now_ms = site.now_ms;
+    assert_eq!(site.server.step(now_ms, Input::SendMissed { token }), [], "nor in RX2");
+    let effects = site.hear(2, 5.0, &phy);
+    assert_eq!(readings(&effects).len(), 1, "another forwarder's copy counts again");
+}
+
+#[test]
+fn what_people_are_shown() {
+    let mut site = Site::joined();
+    let dev_eui = DevEui(site.device.dev_eui);
+    let before = site.server.device(dev_eui).unwrap();
+    assert_eq!((before.epoch, before.dev_addr, before.sessions_waiting), (0, None, 1));
+    site.up(PLAIN);
+    let after = site.server.device(dev_eui).unwrap();
+    assert_eq!((after.epoch, after.fcnt_up, after.sessions_waiting), (1, Some(0), 0));
+    assert_eq!((after.downlinks_left, after.joins_left, after.admitted), (64, 14, true));
+    assert_eq!(site.server.device(DevEui([9; 8])), None);
+    let forwarders: Vec<ForwarderState> = site.server.forwarders().collect();
+    let eui = ForwarderEui(forwarder(1));
+    let heard_ms = site.now_ms;
+    assert_eq!(forwarders, [ForwarderState { eui, way_back: Some(address(1)), heard_ms }]);
+}
+
+#[test]
+fn memory_of_a_device_is_planned() {
+    // 10,000 devices with a session: their entries, plus two map entries of some 100 bytes.
+    let bytes = size_of::<Device>() + size_of::<Session>();
+    assert!(bytes <= 640, "{bytes} bytes");
 }
 
 #[test]

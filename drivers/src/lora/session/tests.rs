@@ -42,13 +42,15 @@ fn the_end_of_all_counters() {
 }
 
 #[test]
-fn more_is_asked_for_once() {
+fn more_is_asked_for_in_time_and_again_if_need_be() {
     let mut window = Window::default();
     window.grant(0, 8);
-    let asked: Vec<u32> = (0..8).filter(|_| window.take().is_some() && window.ask(8)).collect();
+    let asked: Vec<u32> =
+        (0..8).filter(|_| window.take().is_some() && window.ask(1_000, 8)).collect();
     assert_eq!(asked, [5], "with two of eight left");
+    assert!(!window.ask(10_999, 8) && window.ask(11_000, 8), "nothing came of it");
     window.grant(8, 8);
-    assert!(!window.ask(8));
+    assert!(!window.ask(100_000, 8), "there is enough");
     drain(&mut window);
-    assert!(window.ask(8) && !window.ask(8));
+    assert!(window.ask(100_000, 8) && !window.ask(100_001, 8));
 }

@@ -1,97 +1,82 @@
-//! The targets, in the order of the data: drivers, attestation, ledger, configuration. Where a
-//! format has one canonical form, what was accepted must encode to the very bytes it came from.
+//! The targets, in the order of the data: drivers, attestation, ledger. Where a format has one
+//! canonical form, what was accepted must encode to the very bytes it came from.
 
-use drivers::senml::Pack;
 use ledger::codec::{Decode, Encode};
 
 use crate::Target;
 
+const TPM: &[&str] = &["attestation/testdata"];
+
 /// Every target.
 pub const TARGETS: &[Target] = &[
-    Target { name: "serial_stream", run: serial_stream, seeds: &[] },
-    Target { name: "serial_frame", run: serial_frame, seeds: &[] },
-    Target { name: "senml_json", run: senml_json, seeds: &["drivers/testdata"] },
-    Target { name: "senml_cbor", run: senml_cbor, seeds: &["drivers/testdata"] },
-    Target { name: "cayenne", run: drivers::codec::cayenne::fuzz, seeds: &[] },
-    Target { name: "lora_datagram", run: drivers::lora::gwmp::fuzz, seeds: &[] },
-    Target { name: "lora_frame", run: drivers::lora::frame::fuzz, seeds: &[] },
-    Target { name: "lora_mac", run: drivers::lora::mac::fuzz, seeds: &[] },
-    Target { name: "lora_record", run: drivers::lora::record::fuzz, seeds: &[] },
-    Target { name: "transaction", run: transaction, seeds: &["gatewayd/ledger/testdata"] },
-    Target { name: "block", run: block, seeds: &["gatewayd/ledger/testdata"] },
-    Target { name: "genesis", run: genesis, seeds: &["gatewayd/ledger/testdata"] },
-    Target { name: "node_id", run: node_id, seeds: &[] },
+    of("serial_node", sensor::node::fuzz),
+    of("serial_port", drivers::serial::port::fuzz),
+    of("serial_session", drivers::serial::session::fuzz),
+    of("serial_line", drivers::serial::line::fuzz),
+    of("serial_pairing", drivers::serial::pairing::fuzz),
+    of("senml", drivers::senml::fuzz),
+    of("cayenne", drivers::codec::cayenne::fuzz),
+    of("lora_datagram", drivers::lora::gwmp::fuzz),
+    of("lora_frame", drivers::lora::frame::fuzz),
+    of("lora_mac", drivers::lora::mac::fuzz),
+    of("lora_pairing", drivers::lora::pairing::fuzz),
+    of("lora_record", drivers::lora::record::fuzz),
+    of("lora_server", drivers::lora::server::fuzz),
+    Target { name: "tpm_public", run: attestation::fuzz::public, seeds: TPM },
+    Target { name: "tpm_attest", run: attestation::fuzz::attest, seeds: TPM },
+    Target { name: "tpm_signature", run: attestation::fuzz::signature, seeds: TPM },
+    Target { name: "ek_certificate", run: attestation::fuzz::certificate, seeds: TPM },
+    Target { name: "ek_chain", run: attestation::fuzz::certificate_chain, seeds: TPM },
+    Target { name: "evidence", run: attestation::fuzz::evidence, seeds: TPM },
+    Target { name: "credential", run: attestation::fuzz::credential, seeds: TPM },
+    of("transaction", transaction),
+    of("operator_request", canonical::<ledger::operator::Request>),
+    of("operator_act", canonical::<ledger::operator::SignedAct>),
+    of("block", canonical::<ledger::block::Block>),
+    of("certificate", canonical::<ledger::certificate::Certificate>),
+    of("voters", canonical::<ledger::validator_set::ValidatorSet>),
+    of("genesis", genesis),
+    of("leaf", canonical::<ledger::batch::Leaf>),
+    of("batch_path", canonical::<ledger::batch::LeafPath>),
+    of("consensus_message", canonical::<ledger::consensus::message::Message>),
+    of("consensus_wal", wal),
+    of("node_id", node_id),
 ];
 
-/// A serial line: COBS frames cut out of noise, in two pieces as reads deliver them.
-pub fn serial_stream(bytes: &[u8]) {
-    let mut framer = sensor::frame::Framer::new();
-    let (head, tail) = bytes.split_at(bytes.len() / 3);
-    for mut piece in [head, tail] {
-        while let Some(frame) = framer.next(&mut piece) {
-            if let Ok(frame) = frame {
-                serial_frame(frame);
-            }
-        }
-    }
-}
-
-/// One frame of a shared-key serial node, after COBS.
-pub fn serial_frame(bytes: &[u8]) {
-    // Whatever it says, a parsed frame lies within the bytes it came from.
-    if let Ok(sensor::frame::Frame::Sealed(sealed)) = sensor::frame::Frame::parse(bytes) {
-        assert_eq!(sealed.bytes, bytes, "a sealed frame is kept as it came");
-    }
-}
-
-/// SenML JSON (RFC 8428 section 5), and its resolution against a clock.
-pub fn senml_json(bytes: &[u8]) {
-    if let Ok(pack) = Pack::from_json(bytes) {
-        drop(pack.resolve(1_800_000_000.0));
-    }
-}
-
-/// SenML CBOR (RFC 8428 section 6): what was read is written and reads back the same.
-pub fn senml_cbor(bytes: &[u8]) {
-    if let Ok(pack) = Pack::from_cbor(bytes) {
-        let written = pack.to_cbor();
-        let again = Pack::from_cbor(&written).expect("what we write we can read");
-        assert_eq!(again.to_cbor(), written, "one pack, one encoding");
-        drop(pack.resolve(1_800_000_000.0));
-    }
+const fn of(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, run, seeds: &[] }
 }
 
 /// A transaction as a peer or the operator hands it in.
 pub fn transaction(bytes: &[u8]) {
     canonical::<ledger::transaction::Transaction>(bytes);
-    drop(ledger::transaction::Transaction::from_raw(bytes));
-}
-
-/// A block as a peer sends it.
-pub fn block(bytes: &[u8]) {
-    canonical::<ledger::block::Block>(bytes);
-    canonical::<ledger::certificate::Certificate>(bytes);
-    canonical::<ledger::validator_set::ValidatorSet>(bytes);
+    canonical::<ledger::transaction::Attachment>(bytes);
 }
 
 /// The first record of a site, and its policy.
 pub fn genesis(bytes: &[u8]) {
-    drop(ledger::genesis::Genesis::read(bytes));
     canonical::<ledger::genesis::Genesis>(bytes);
     canonical::<ledger::policy::Policy>(bytes);
 }
 
+/// One copy of the write-ahead log, as a disk gives it back.
+pub fn wal(bytes: &[u8]) {
+    let records = ledger::consensus::wal::scan_bytes(bytes);
+    assert!(records <= bytes.len(), "a record has at least one byte");
+}
+
 /// A node ID as people type it.
 pub fn node_id(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        if let Ok((_, id)) = ledger::ids::NodeId::parse(text) {
-            let shown = [id.to_gateway_string(), id.to_light_node_string()];
-            assert!(shown.iter().any(|shown| shown.eq_ignore_ascii_case(text)), "one ID, one text");
-        }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok((_, id)) = ledger::ids::NodeId::parse(text)
+    {
+        let shown = [id.to_gateway_string(), id.to_light_node_string()];
+        assert!(shown.iter().any(|shown| shown.eq_ignore_ascii_case(text)), "one ID, one text");
     }
 }
 
-fn canonical<T: Decode + Encode>(bytes: &[u8]) {
+/// A value that has one encoding.
+pub fn canonical<T: Decode + Encode>(bytes: &[u8]) {
     if let Ok(value) = T::from_bytes(bytes) {
         assert_eq!(value.to_bytes(), bytes, "accepted bytes are the canonical ones");
     }

@@ -47,7 +47,8 @@ pub enum RecordError {
 /// What the ledger knows of a node: the last epoch and the highest counter committed in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// Last session epoch on the ledger; 0 if none was opened.
+    /// Last session epoch on the ledger, or durably on its way there; 0 if none was opened.
+    /// Only so does a node whose record is lost not open the same epoch twice.
     pub epoch: u32,
     /// Highest counter committed in that epoch.
     pub highest: u64,

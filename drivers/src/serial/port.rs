@@ -82,8 +82,9 @@ impl Port {
         self.framer.clear();
     }
 
-    /// Takes bytes in pieces of any size; `now_ms` as in [`Session::step`]. `entropy` is 32 unpredictable bytes, fresh at each
-    /// call: the nonces of this call's handshakes are derived from it.
+    /// Takes bytes in pieces of any size; `now_ms` as in [`Session::step`]. `entropy` is 32
+    /// unpredictable bytes, fresh at each call: the nonces of this call's handshakes are derived
+    /// from it.
     pub fn feed(&mut self, now_ms: u64, mut bytes: &[u8], entropy: &[u8; 32]) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut nonces = 0u32;

@@ -141,8 +141,8 @@ impl Session {
     }
 
     /// Takes one frame of this node; `now_ms` is the time of the gateway that its reading will
-    /// carry, in milliseconds since 1970. `nonce` is used for a new handshake only: 16 bytes that are
-    /// unpredictable and not given a second time.
+    /// carry, in milliseconds since 1970. `nonce` is used for a new handshake only: 16 bytes that
+    /// are unpredictable and not given a second time.
     pub fn step(&mut self, now_ms: u64, frame: &Frame<'_>, nonce: &[u8; NONCE]) -> Vec<Effect> {
         let taken = match frame {
             Frame::Hello { bytes, .. } => self.hello(bytes, nonce),

@@ -35,13 +35,18 @@ impl PrivateBus {
             .arg(format!("--config-file={}", config.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(folder.path().join("log"))?)
             .spawn()
             .context("dbus-daemon (package dbus-daemon or dbus)")?;
         let output = daemon.stdout.take().context("its output")?;
         let mut printed = String::new();
         // The address is printed when it listens; nothing has to be waited for after that.
         BufReader::new(output).read_line(&mut printed)?;
-        ensure!(!printed.is_empty(), "dbus-daemon ended without an address");
+        ensure!(
+            !printed.is_empty(),
+            "dbus-daemon ended without an address: {}",
+            std::fs::read_to_string(folder.path().join("log")).unwrap_or_default()
+        );
         // Without the GUID that is printed too: a restarted bus has another one.
         Ok(Self { address: format!("unix:path={socket}"), daemon, folder })
     }
@@ -85,7 +90,6 @@ fn configuration(socket: &str) -> String {
         r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
-  <type>system</type>
   <listen>unix:path={socket}</listen>
   <auth>EXTERNAL</auth>
   <policy context="default">

@@ -1,5 +1,5 @@
-//! `gatewayctl`: a D-Bus client and nothing else, save what must work offline: `operator sign`,
-//! `config`. One file a noun.
+//! `gatewayctl`: a D-Bus client and nothing else, save what must work offline: `verify`,
+//! `operator sign`, `config`. One file a noun.
 
 mod config;
 mod doctor;
@@ -20,6 +20,7 @@ mod setup;
 mod site;
 mod status;
 mod time;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -80,6 +81,8 @@ enum Command {
     /// Readings as they arrive, and their proofs
     #[command(subcommand)]
     Reading(reading::Command),
+    /// Check a proof file, offline: no daemon, no network
+    Verify(verify::Arguments),
     /// Prove that an ID is on the record with its standing, or that it is not
     Prove(prove::Arguments),
     /// Blocks of the record
@@ -141,6 +144,7 @@ async fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Pair(command) => pair::run(command, &session().await?, output).await,
         Command::Sensor(command) => sensor::run(command, session().await?, output).await,
         Command::Reading(command) => reading::run(command, session().await?, output).await,
+        Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Prove(arguments) => prove::run(arguments, session().await?, output).await,
         Command::Ledger(command) => ledger::run(command, session().await?, output).await,
         Command::Identity(command) => identity::run(command, session().await?, output).await,

@@ -73,7 +73,5 @@ fn print(event: &Value, output: &mut Output) -> Result<(), Failure> {
         Some("alert") => format!("ALERT {}: {}", text(event, "kind"), text(event, "message")),
         _ => event.to_string(),
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    Ok(output.line(&format!("{}  {words}", time::local(now)))?)
+    Ok(output.line(&format!("{}  {words}", time::local(time::now_ms())))?)
 }

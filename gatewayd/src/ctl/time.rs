@@ -16,6 +16,12 @@ fn in_zone(time_ms: u64, zone: TimeZone) -> String {
     }
 }
 
+/// This machine's clock, milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Milliseconds since 1970 as RFC 3339 in UTC.
 pub(super) fn utc(time_ms: u64) -> Option<String> {
     timestamp(time_ms).map(|time| format!("{time:.3}"))

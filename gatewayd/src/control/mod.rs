@@ -5,6 +5,7 @@
 
 mod acts;
 mod doctor;
+mod proofs;
 mod record;
 mod types;
 

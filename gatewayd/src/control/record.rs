@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ledger::block::Block;
 use ledger::certificate::Signers;
-use ledger::ids::{Hash, Height, NodeId};
+use ledger::ids::{Height, NodeId};
 use ledger::policy::Policy;
+use ledger::proof::Anchor;
 use ledger::store::Reader;
 use ledger::transaction::{Author, Body, Draft, Transaction};
 
@@ -37,13 +38,13 @@ impl Control {
             .await?;
         let (attestation, operator, policy) = state;
         let genesis = ledger::state::State::genesis_header(&parts.genesis);
-        let anchor = |height: Height, hash: Hash| format!("{height:?}{hash}");
+        let checkpoint = self.checkpoint(tip.height).await?;
         Ok(SiteInfo {
             name: parts.genesis.site_name.as_str().to_owned(),
             chain_id: parts.genesis.chain_id().to_string(),
-            site_code: anchor(tip.height, tip.hash()),
-            height: tip.height.0,
-            genesis_code: anchor(Height::GENESIS, genesis.hash()),
+            site_code: Anchor::of(&checkpoint).to_code(),
+            height: checkpoint.height.0,
+            genesis_code: Anchor::of(&genesis).to_code(),
             gateway: gateway.to_gateway_string(),
             operator_key: hex(operator.as_bytes()),
             attestation: attestation.unwrap_or("not a member").into(),
@@ -93,23 +94,7 @@ impl Control {
         entries.await
     }
 
-    /// Proof file of one reading; commits it first if it waits.
-    ///
-    /// # Errors
-    /// No such reading.
-    pub async fn export_reading(&self, _reading: super::ReadingSelector) -> Result<Vec<u8>> {
-        Err(ControlError::Unavailable("proofs".into()))
-    }
-
-    /// Proof file that an ID is on the record with this standing, or that it is not.
-    ///
-    /// # Errors
-    /// Not an ID.
-    pub async fn prove(&self, _id: &str) -> Result<Vec<u8>> {
-        Err(ControlError::Unavailable("proofs".into()))
-    }
-
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Reader) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -1,0 +1,219 @@
+//! Proof files: the ledger's half from a snapshot of the store and the state, the reading's half
+//! from the buffer.
+
+use std::time::Duration;
+
+use ledger::batch::LeafPath;
+use ledger::certificate::Signers;
+use ledger::codec::Encode;
+use ledger::header::Header;
+use ledger::ids::{Era, Height, NodeId};
+use ledger::proof::{MAX_STEPS, Proof, ReadingProof, Subject, Target};
+use ledger::state::{Key, StateProof};
+use ledger::store::{BatchInclusion, Reader};
+use ledger::validator_set::ValidatorSet;
+
+use super::{Control, ControlError, ReadingSelector, Result, blocking, storage};
+use crate::ingest::leaf;
+use crate::site::Running;
+use crate::store::{BatchState, BufferReader, NodeBytes, StoredBatch};
+
+/// The site code changes every so many blocks: one that was printed last week still fits the
+/// proofs of today without being named, and a proof carries few old headers.
+const CHECKPOINT_BLOCKS: u64 = 256;
+
+/// Older checkpoints that a proof file carries besides the newest.
+const OLDER_CHECKPOINTS: u64 = 1;
+
+/// Longest wait for a reading to be committed.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The tip may move between two looks at it; so often it is looked again.
+const ATTEMPTS: u32 = 8;
+
+impl Control {
+    /// Header of the newest checkpoint at or below a height.
+    pub(super) async fn checkpoint(&self, tip: Height) -> Result<Header> {
+        self.read(move |reader| checkpoint(reader, tip, 0)).await
+    }
+
+    /// Proof file of one reading; commits it first if it waits.
+    ///
+    /// # Errors
+    /// No such reading, not committed in time, kept here unrecorded.
+    pub async fn export_reading(&self, reading: ReadingSelector) -> Result<Vec<u8>> {
+        let parts = self.parts()?;
+        let (node, name) = parts.sensors.find(&reading.sensor).await?;
+        let (batch, place) = self.committed(&parts, node, &name, reading.counter).await?;
+        let Some((_, sequence)) = batch.committed else {
+            return Err(ControlError::Internal("a committed batch has no place".into()));
+        };
+        let (kept, gateway) = (leaf_path(&parts, &batch, sequence, place)?, parts.gateway);
+        let wanted = vec![Key::Gateway(gateway), Key::LightNode(NodeId(node))];
+        for _ in 0..ATTEMPTS {
+            let (height, states) = states(&parts, wanted.clone()).await?;
+            let found = self.read(move |reader| {
+                let found = reader.batch_inclusion(&gateway, sequence).map_err(storage)?;
+                let Some(found) = found.filter(|found| found.tip.height == height) else {
+                    return Ok(None);
+                };
+                let signers = found.certificate.signers.clone();
+                let target = target(reader, found.tip.clone(), signers)?;
+                Ok(Some((found, target)))
+            });
+            if let Some((found, target)) = found.await? {
+                let proof = Proof { subject: subject(kept, found), target, states };
+                return Ok(proof.to_bytes());
+            }
+        }
+        Err(ControlError::Busy("the record moves on too fast; try again".into()))
+    }
+
+    /// Proof file that an ID is on the record with this standing, or that it is not.
+    ///
+    /// # Errors
+    /// Not an ID.
+    pub async fn prove(&self, id: &str) -> Result<Vec<u8>> {
+        let parts = self.parts()?;
+        let (_, node) =
+            NodeId::parse(id).map_err(|error| ControlError::InvalidArgument(error.to_string()))?;
+        let wanted = vec![Key::Gateway(node), Key::LightNode(node)];
+        for _ in 0..ATTEMPTS {
+            let (height, states) = states(&parts, wanted.clone()).await?;
+            let found = self.read(move |reader| {
+                let tip = reader.tip().map_err(storage)?;
+                let certificate = reader.certificate(tip.height).map_err(storage)?;
+                match certificate.filter(|_| tip.height == height) {
+                    Some(certificate) => Ok(Some(target(reader, tip, certificate.signers)?)),
+                    None => Ok(None),
+                }
+            });
+            if let Some(target) = found.await? {
+                let proof = Proof { subject: Subject::Identity(node), target, states };
+                return Ok(proof.to_bytes());
+            }
+            // Genesis has no certificate; the first block comes with the first transaction, or
+            // with the heartbeat.
+            if height == Height::GENESIS {
+                return Err(ControlError::Busy("there is no block yet; try in a minute".into()));
+            }
+        }
+        Err(ControlError::Busy("the record moves on too fast; try again".into()))
+    }
+
+    /// The committed batch that holds the reading; waits for it.
+    async fn committed(
+        &self,
+        parts: &Running,
+        node: NodeBytes,
+        name: &str,
+        counter: Option<(u32, u64)>,
+    ) -> Result<(StoredBatch, usize)> {
+        parts.ingest.flush().await?;
+        let not_found = || ControlError::NotFound { what: "reading", name: name.to_owned() };
+        let mut tip = parts.ledger.tip();
+        let deadline = tokio::time::Instant::now() + COMMIT_TIMEOUT;
+        loop {
+            tip.mark_unchanged();
+            let path = self.settings.data_dir.join("buffer.db");
+            let found = blocking(move || {
+                let reader = BufferReader::open(&path).map_err(storage)?;
+                let wanted = match counter {
+                    Some((epoch, counter)) => Some((epoch, counter)),
+                    None => {
+                        let newest = reader.newest(Some(&node), 1).map_err(storage)?;
+                        newest.first().map(|newest| (newest.entry.epoch, newest.entry.counter))
+                    }
+                };
+                let Some((epoch, counter)) = wanted else { return Ok(None) };
+                reader.find(&node, epoch, counter).map_err(storage)
+            });
+            match found.await? {
+                Some((batch, place)) if batch.state == BatchState::Committed => {
+                    return Ok((batch, place));
+                }
+                Some((batch, _)) if batch.state == BatchState::Unrecorded => {
+                    return Err(ControlError::Refused(
+                        "this reading is kept here, unrecorded: its counter was closed".into(),
+                    ));
+                }
+                None if counter.is_some() => return Err(not_found()),
+                None if parts.ingest.heard().await?.counts[0] == 0 => return Err(not_found()),
+                Some(_) | None => {}
+            }
+            // Marking a batch as committed comes a moment after its block.
+            let moved = tokio::time::timeout(Duration::from_millis(200), tip.changed()).await;
+            if matches!(moved, Ok(Err(_))) || tokio::time::Instant::now() > deadline {
+                return Err(ControlError::Timeout("it was not committed within 30 s".into()));
+            }
+        }
+    }
+}
+
+fn leaf_path(
+    parts: &Running,
+    batch: &StoredBatch,
+    sequence: u64,
+    place: usize,
+) -> Result<LeafPath> {
+    let internal = |error: &dyn std::fmt::Display| ControlError::Internal(error.to_string());
+    let context = leaf::Context { chain_id: parts.genesis.chain_id(), gateway: parts.gateway };
+    let cut = context.cut(batch, sequence).map_err(|error| internal(&error))?;
+    let missing = || internal(&"a reading is not where its batch says");
+    let path = cut.path(place).ok_or_else(missing)?;
+    let (salt, leaf) = cut.leaves.into_iter().nth(place).ok_or_else(missing)?;
+    let index = u32::try_from(place).map_err(|error| internal(&error))?;
+    Ok(LeafPath { salt, index, path, leaf })
+}
+
+fn subject(kept: LeafPath, found: BatchInclusion) -> Subject {
+    let block = (found.header != found.tip).then_some((found.header, found.history_path));
+    let transaction = found.transaction.raw().to_vec();
+    let reading = ReadingProof::new(kept, transaction, found.position, found.tx_path, block);
+    Subject::Reading(Box::new(reading))
+}
+
+/// State entries as of the newest block, with its height.
+async fn states(parts: &Running, mut wanted: Vec<Key>) -> Result<(Height, Vec<StateProof>)> {
+    let proved = parts.ledger.with_node(move |node| {
+        let state = node.state();
+        if state.era() > Era(0) {
+            wanted.push(Key::Site);
+        }
+        wanted.sort();
+        let proofs = wanted.iter().map(|key| state.state_proof(key)).collect();
+        (node.tip().height, proofs)
+    });
+    proved.await
+}
+
+/// The certified header with the ways to it from genesis and from the newest checkpoints.
+fn target(reader: &Reader, header: Header, signers: Signers) -> Result<Target> {
+    let mut anchors = Vec::new();
+    for older in 0..=OLDER_CHECKPOINTS {
+        let anchor = checkpoint(reader, header.height, older)?;
+        if anchor != header && !anchors.contains(&anchor) {
+            anchors.push(anchor);
+        }
+    }
+    anchors.sort_by_key(|anchor| anchor.height);
+    let first = anchors.first().map_or(header.height, |anchor| anchor.height.next());
+    let mut sets: Vec<ValidatorSet> = vec![reader.validators(first).map_err(storage)?];
+    let mut steps = Vec::new();
+    for step in reader.set_steps(first, MAX_STEPS).map_err(storage)? {
+        if step.header.height >= header.height {
+            break;
+        }
+        steps.push((step.header, step.certificate.signers));
+        sets.push(step.next);
+    }
+    Ok(Target { header, signers, sets, steps, anchors })
+}
+
+/// Header of the newest checkpoint at or below a height, or of an older one.
+fn checkpoint(reader: &Reader, tip: Height, older: u64) -> Result<Header> {
+    let number = (tip.0 / CHECKPOINT_BLOCKS).saturating_sub(older);
+    let height = Height(number * CHECKPOINT_BLOCKS);
+    let missing = || ControlError::Storage(format!("the header of block {} is missing", height.0));
+    reader.header(height).map_err(storage)?.ok_or_else(missing)
+}

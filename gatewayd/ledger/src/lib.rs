@@ -24,6 +24,8 @@ pub mod crypto;
 #[cfg(test)]
 mod fixture;
 pub mod genesis;
+#[cfg(test)]
+mod golden;
 pub mod header;
 #[cfg(feature = "full")]
 pub mod host;

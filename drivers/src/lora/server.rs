@@ -2,7 +2,7 @@
 //!
 //! One uplink takes this way: [`super::gwmp`] → copy of a known transmission? → [`super::frame`] →
 //! JoinRequest: [`super::join`]; data: the sessions at its DevAddr → reading. What it is owed waits
-//! in [`super::downlink`] until the copies of other forwarders are in.
+//! in `super::downlink` until the copies of other forwarders are in.
 //!
 //! Here is the face and the way in; `uplink` decides about frames, `answer` makes downlinks.
 

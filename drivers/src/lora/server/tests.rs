@@ -17,6 +17,7 @@ use crate::senml::{Pack, Record};
 
 mod answers;
 mod joins;
+mod storm;
 mod uplinks;
 
 /// Where forwarder `number` sends from.

@@ -1,5 +1,5 @@
 //! What uplinks are to the server: joins that are proved, readings that are delivered, frames that
-//! are refused. Sends nothing: what an uplink is owed goes to [`super::answer`].
+//! are refused. Sends nothing: what an uplink is owed goes to `super::answer`.
 
 use sha2::{Digest, Sha256};
 

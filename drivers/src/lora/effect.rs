@@ -1,5 +1,6 @@
 //! What goes into the network server and what comes out of it.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use super::gwmp::TxError;
@@ -190,4 +191,55 @@ pub enum Lost {
     TooMany,
     /// The same uplink was answered too often already.
     Repeated,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownDevEui(eui) => write!(f, "JoinRequest of the unknown DevEUI {eui}"),
+            Self::WrongJoinEui(eui) => {
+                write!(f, "JoinRequest of DevEUI {eui} with another JoinEUI than registered")
+            }
+            Self::JoinBadMic(eui) => {
+                write!(f, "JoinRequest of DevEUI {eui} that another AppKey signed")
+            }
+            Self::UnknownDevAddr(address) => write!(f, "frame for the unknown address {address}"),
+            Self::DataBadMic(address) => {
+                write!(f, "frame for the address {address} with a wrong MIC")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DevNonceReused(nonce) => {
+                write!(f, "DevNonce {nonce} was used before, or is not above the last one")
+            }
+            Self::Replayed(fcnt) => write!(f, "frame counter {fcnt} was used before: a replay"),
+            Self::Conflict(fcnt) => {
+                write!(f, "frame counter {fcnt} came again with another payload")
+            }
+            Self::CounterExhausted => f.write_str("the frame counter is used up: join again"),
+            Self::NotAdmitted => f.write_str("the device is not admitted yet"),
+        }
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Late => "both receive windows were over",
+            Self::NoLease => "this gateway may not transmit now",
+            Self::NoRoute => "no forwarder that heard the device has opened its way back",
+            Self::DutyCycle => "the duty cycle is used up",
+            Self::NoWindow => "no downlink or join counter is reserved",
+            Self::NotAdmitted => "the device was not admitted in time",
+            Self::Forwarder(error) => return write!(f, "the forwarder refused: {error}"),
+            Self::ForwarderSilent => "the forwarder did not say whether it transmitted",
+            Self::TooMany => "too many answers are owed at once",
+            Self::Repeated => "the same uplink was answered too often already",
+        })
+    }
 }

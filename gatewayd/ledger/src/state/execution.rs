@@ -1,6 +1,6 @@
 //! A block being tried on a state: layers of changes that are dropped or kept as a whole.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use super::{
     Event, Key, Record, State, VerifiedTransaction,
@@ -51,9 +51,9 @@ pub struct Execution<'a> {
     base: &'a State,
     pub(super) context: BlockContext,
     /// Changes of the transactions that were applied.
-    block: BTreeMap<Key, Record>,
+    block: BTreeMap<Key, Arc<Record>>,
     /// Changes of the transaction being applied.
-    staged: BTreeMap<Key, Record>,
+    staged: BTreeMap<Key, Arc<Record>>,
     by_author: BTreeMap<Author, u32>,
     events: Vec<(Hash, Vec<Event>)>,
     recovered: bool,
@@ -64,7 +64,7 @@ pub struct Execution<'a> {
 pub struct Outcome {
     base_root: Hash,
     map: SparseMap,
-    records: BTreeMap<Key, Record>,
+    records: BTreeMap<Key, Arc<Record>>,
     /// Changed entries, ascending by key.
     pub changes: Vec<Change>,
     /// Events of each transaction, by its hash, in order.
@@ -81,7 +81,7 @@ impl Outcome {
         self.map.root()
     }
 
-    pub(super) fn into_parts(self) -> (Hash, BTreeMap<Key, Record>, SparseMap) {
+    pub(super) fn into_parts(self) -> (Hash, BTreeMap<Key, Arc<Record>>, SparseMap) {
         (self.base_root, self.records, self.map)
     }
 }
@@ -194,11 +194,12 @@ impl<'a> Execution<'a> {
     }
 
     pub(super) fn put(&mut self, key: Key, record: Record) {
-        self.staged.insert(key, record);
+        self.staged.insert(key, Arc::new(record));
     }
 
     fn record(&self, key: &Key) -> Option<&Record> {
-        self.staged.get(key).or_else(|| self.block.get(key)).or_else(|| self.base.record(key))
+        let here = self.staged.get(key).or_else(|| self.block.get(key));
+        here.map(Arc::as_ref).or_else(|| self.base.record(key))
     }
 
     fn key_of(&self, signer: Signer) -> Option<PublicKey> {

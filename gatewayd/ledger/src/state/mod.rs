@@ -21,7 +21,7 @@ mod rules;
 mod tests;
 mod verify;
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 pub use error::{ApplyError, StateError, VerifyError};
 pub use event::Event;
@@ -50,7 +50,8 @@ use records::{Endorsement, Voters};
 /// Everything that the ledger knows now.
 #[derive(Clone, Debug)]
 pub struct State {
-    records: BTreeMap<Key, Record>,
+    /// Shared with the outcomes of blocks, so that a block moves pointers and not entries.
+    records: BTreeMap<Key, Arc<Record>>,
     map: SparseMap,
 }
 
@@ -89,7 +90,7 @@ impl State {
             (Key::Endorsement(founder.ek_digest), Record::Endorsement(endorsement)),
             (Key::Gateway(node), Record::Gateway(gateway)),
         ];
-        Self::from_records(records.into())
+        Self::from_records(records)
     }
 
     /// The header of height 0. Nobody certifies it: whoever knows the genesis record makes it.
@@ -125,12 +126,15 @@ impl State {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let mut records = BTreeMap::new();
+        let mut state = Self { records: BTreeMap::new(), map: SparseMap::new() };
+        let mut updates = Vec::new();
         for (key, value) in entries {
             let key = Key::from_bytes(key.as_ref())?;
-            records.insert(key, Record::from_bytes(&key, value.as_ref())?);
+            let record = Record::from_bytes(&key, value.as_ref())?;
+            updates.push((key.path(), Some(value_hash(value.as_ref()))));
+            state.records.insert(key, Arc::new(record));
         }
-        let state = Self::from_records(records);
+        state.map.update(updates);
         let found = state.root();
         if found != *expected_root {
             return Err(StateError::Root { expected: *expected_root, found });
@@ -144,23 +148,22 @@ impl State {
         self.records.iter().map(|(key, record)| (key.to_bytes(), record.to_bytes()))
     }
 
-    fn from_records(records: BTreeMap<Key, Record>) -> Self {
+    fn from_records(records: impl IntoIterator<Item = (Key, Record)>) -> Self {
+        let records: BTreeMap<_, _> =
+            records.into_iter().map(|(key, record)| (key, Arc::new(record))).collect();
+        let leaf = |(key, record): (&Key, &Arc<Record>)| {
+            (key.path(), Some(value_hash(&record.to_bytes())))
+        };
         let mut map = SparseMap::new();
-        map.update(
-            records
-                .iter()
-                .map(|(key, record)| (key.path(), Some(value_hash(&record.to_bytes()))))
-                .collect(),
-        );
+        map.update(records.iter().map(leaf).collect());
         Self { records, map }
     }
 
     /// The state with one entry set by hand.
     #[cfg(test)]
     pub(crate) fn with_record(&self, key: Key, record: Record) -> Self {
-        let mut records = self.records.clone();
-        records.insert(key, record);
-        Self::from_records(records)
+        let others = self.records.iter().map(|(key, record)| (*key, Record::clone(record)));
+        Self::from_records(others.chain([(key, record)]))
     }
 
     /// The getters below rely on these entries; genesis makes them and nothing removes them.
@@ -186,16 +189,16 @@ impl State {
 
     /// The stored value of an entry.
     pub fn value(&self, key: &Key) -> Option<Vec<u8>> {
-        self.records.get(key).map(Record::to_bytes)
+        self.record(key).map(Record::to_bytes)
     }
 
     pub(crate) fn record(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key)
+        self.records.get(key).map(Arc::as_ref)
     }
 
     /// The site as a whole.
     pub fn site(&self) -> &Site {
-        match self.records.get(&Key::Site) {
+        match self.record(&Key::Site) {
             Some(Record::Site(site)) => site,
             _ => unreachable!("every state has a site entry"),
         }
@@ -218,7 +221,7 @@ impl State {
 
     /// The policy.
     pub fn policy(&self) -> &Policy {
-        match self.records.get(&Key::Policy) {
+        match self.record(&Key::Policy) {
             Some(Record::Policy(policy)) => policy,
             _ => unreachable!("every state has a policy entry"),
         }
@@ -226,7 +229,7 @@ impl State {
 
     /// The voters, ascending.
     pub fn voters(&self) -> &[NodeId] {
-        match self.records.get(&Key::Voters) {
+        match self.record(&Key::Voters) {
             Some(Record::Voters(voters)) => &voters.nodes,
             _ => unreachable!("every state has a voters entry"),
         }
@@ -244,7 +247,7 @@ impl State {
 
     /// A gateway.
     pub fn gateway(&self, node: &NodeId) -> Option<&Gateway> {
-        match self.records.get(&Key::Gateway(*node)) {
+        match self.record(&Key::Gateway(*node)) {
             Some(Record::Gateway(gateway)) => Some(gateway),
             _ => None,
         }
@@ -253,7 +256,7 @@ impl State {
     /// All gateways, ascending by ID.
     pub fn gateways(&self) -> impl Iterator<Item = (&NodeId, &Gateway)> {
         let first = Key::Gateway(NodeId([0; 20]));
-        self.records.range(first..).filter_map(|(key, record)| match (key, record) {
+        self.records.range(first..).filter_map(|(key, record)| match (key, &**record) {
             (Key::Gateway(node), Record::Gateway(gateway)) => Some((node, gateway)),
             _ => None,
         })
@@ -261,7 +264,7 @@ impl State {
 
     /// A light node, retired ones included.
     pub fn light_node(&self, node: &NodeId) -> Option<&LightNode> {
-        match self.records.get(&Key::LightNode(*node)) {
+        match self.record(&Key::LightNode(*node)) {
             Some(Record::LightNode(light_node)) => Some(light_node),
             _ => None,
         }
@@ -270,7 +273,7 @@ impl State {
     /// All light nodes, ascending by ID, retired ones included.
     pub fn light_nodes(&self) -> impl Iterator<Item = (&NodeId, &LightNode)> {
         let range = Key::LightNode(NodeId([0; 20]))..=Key::LightNode(NodeId([0xff; 20]));
-        self.records.range(range).filter_map(|(key, record)| match (key, record) {
+        self.records.range(range).filter_map(|(key, record)| match (key, &**record) {
             (Key::LightNode(node), Record::LightNode(light_node)) => Some((node, light_node)),
             _ => None,
         })
@@ -278,7 +281,7 @@ impl State {
 
     /// Session, counters and windows of a light node.
     pub fn session(&self, node: &NodeId) -> Option<&SessionRecord> {
-        match self.records.get(&Key::Session(*node)) {
+        match self.record(&Key::Session(*node)) {
             Some(Record::Session(session)) => Some(session),
             _ => None,
         }
@@ -286,7 +289,7 @@ impl State {
 
     /// Nonces and budgets of an author; `None` when it has authored nothing yet.
     pub fn activity(&self, author: &Author) -> Option<&Activity> {
-        match self.records.get(&Key::Activity(*author)) {
+        match self.record(&Key::Activity(*author)) {
             Some(Record::Activity(activity)) => Some(activity),
             _ => None,
         }
@@ -294,7 +297,7 @@ impl State {
 
     /// The gateway that uses or used a vote key.
     pub fn vote_key_owner(&self, key: &PublicKey) -> Option<&NodeId> {
-        match self.records.get(&Key::VoteKey(*key)) {
+        match self.record(&Key::VoteKey(*key)) {
             Some(Record::VoteKey(node)) => Some(node),
             _ => None,
         }

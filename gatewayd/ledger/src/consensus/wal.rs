@@ -316,27 +316,36 @@ fn scan(bytes: &[u8]) -> Scan {
     scan
 }
 
+/// Joins the copies. Whatever is not whole in one is read from the other; where the other, sound
+/// to its end, stops before the damage, the damaged record was not in both and so never synced.
 fn merge(scans: &[Scan]) -> (BTreeMap<u64, Vec<u8>>, Recovery) {
     let mut records: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let mut damaged = false;
-    for scan in scans {
-        for (sequence, payload) in &scan.records {
-            let known = records.entry(*sequence).or_insert_with(|| payload.clone());
-            damaged |= known != payload;
-        }
+    let mut contradiction = false;
+    for (sequence, payload) in scans.iter().flat_map(|scan| &scan.records) {
+        let known = records.entry(*sequence).or_insert_with(|| payload.clone());
+        contradiction |= known != payload;
     }
-    for (index, scan) in scans.iter().enumerate() {
-        damaged |= scan.holes.iter().any(|sequence| !records.contains_key(sequence));
-        if scan.end == End::Damaged {
-            // The other copy must be sound, and go on where this one cannot be read.
-            let other = &scans[1 - index];
-            let seen = scan.records.keys().chain(&scan.holes).max().copied();
-            let beyond = other.records.keys().next_back().copied();
-            damaged |= other.end == End::Damaged || beyond.is_none() || beyond <= seen;
-        }
-    }
-    let contiguous = records.keys().zip(records.keys().skip(1)).all(|(a, b)| b - a == 1);
-    damaged |= !contiguous;
+    // The first sequence number that neither copy can give; 0 when there is not even a first one.
+    let seen = scans.iter().flat_map(|scan| scan.records.keys().chain(&scan.holes));
+    let first = seen.min().copied().unwrap_or(0);
+    let gap = (first..).find(|sequence| !records.contains_key(sequence)).unwrap_or(u64::MAX);
+    let beyond = |scan: &Scan| {
+        scan.end == End::Damaged
+            || scan.records.range(gap..).next().is_some()
+            || scan.holes.range(gap..).next().is_some()
+    };
+    let doubtful: Vec<usize> = (0..scans.len()).filter(|index| beyond(&scans[*index])).collect();
+    let damaged = contradiction
+        || match doubtful[..] {
+            [] => false,
+            [one] => {
+                let sound = &scans[1 - one];
+                // A copy that lacks what the other still has was lost, not cut.
+                sound.records.keys().next_back().map(|last| last + 1) != Some(gap)
+            }
+            _ => true,
+        };
+    records.split_off(&gap);
     let recovery = match (damaged, records.is_empty()) {
         (true, _) => Recovery::Damaged,
         (false, true) => Recovery::Empty,

@@ -101,3 +101,21 @@ fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     assert!(value.len() < 128, "PSS parameters are short");
     [&[tag, value.len() as u8], value.as_slice()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names in this root are not in DER's order: a re-encoding of it has other bytes than
+    /// were signed. It is self-signed, so its own key must verify it as it came.
+    #[test]
+    fn the_bytes_as_they_came_are_verified() {
+        let der = include_bytes!("../../testdata/vendors/nuvoton-root-2110.der");
+        let root = Certificate::parse(der).unwrap();
+        assert_ne!(root.tbs.to_der().unwrap(), root.tbs_raw, "else this proves nothing");
+        assert_eq!(verifies(&root, &root), Some(true));
+        let mut other = root.clone();
+        other.tbs_raw[60] ^= 1;
+        assert_eq!(verifies(&other, &root), Some(false));
+    }
+}

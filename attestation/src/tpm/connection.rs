@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tss_esapi::Context;
@@ -339,22 +339,20 @@ fn preflight_device(path: &Path) -> Result<(), TpmError> {
     match fs::metadata(&path) {
         Ok(metadata) if metadata.file_type().is_char_device() => {}
         Ok(_) => return Err(TpmError::DeviceMissing { path }),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(TpmError::DeviceMissing { path });
-        }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Err(TpmError::Permission { path });
-        }
-        Err(error) => return Err(TpmError::Device { path, error }),
+        Err(error) => return Err(device_error(path, error)),
     }
     match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(_) => Ok(()),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::PermissionDenied => TpmError::Permission { path },
-            ErrorKind::ResourceBusy => TpmError::DeviceBusy { path },
-            ErrorKind::NotFound => TpmError::DeviceMissing { path },
-            _ => TpmError::Device { path, error },
-        }),
+        Err(error) => Err(device_error(path, error)),
+    }
+}
+
+fn device_error(path: PathBuf, error: std::io::Error) -> TpmError {
+    match error.kind() {
+        ErrorKind::PermissionDenied => TpmError::Permission { path },
+        ErrorKind::ResourceBusy => TpmError::DeviceBusy { path },
+        ErrorKind::NotFound => TpmError::DeviceMissing { path },
+        _ => TpmError::Device { path, error },
     }
 }
 
@@ -368,4 +366,26 @@ fn preflight_socket(host: &str, port: u16) -> Result<(), TpmError> {
         }
     }
     Err(unreachable(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not by opening a device: a test that runs as root may open all of them.
+    #[test]
+    fn what_the_system_says_of_a_device_is_said_with_the_remedy() {
+        for (kind, words) in [
+            (ErrorKind::PermissionDenied, ["group tss", "usermod -aG tss"]),
+            (ErrorKind::ResourceBusy, ["another program", "device:/dev/tpmrm0"]),
+            (ErrorKind::NotFound, ["firmware setup", "dtoverlay=tpm-slb9670"]),
+            (ErrorKind::Other, ["cannot be opened", "/dev/tpm0"]),
+        ] {
+            let error = device_error("/dev/tpm0".into(), kind.into());
+            for word in words {
+                assert!(error.to_string().contains(word), "{error}");
+            }
+            assert!(error.is_absence());
+        }
+    }
 }

@@ -17,6 +17,7 @@
 mod blob;
 mod connection;
 mod error;
+mod objects;
 mod response;
 mod tcti;
 

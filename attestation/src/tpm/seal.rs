@@ -17,7 +17,7 @@ use crate::tpm::TpmError;
 use crate::tpm::blob::{SealedBlob, WrappedKey};
 use crate::tpm::connection::{EMPTY_PASSWORD, Engine, Link, Slot};
 use crate::tpm::error::During;
-use crate::tpm::keys::load_child;
+use crate::tpm::objects::load_child;
 use crate::tpm::response;
 
 /// Longest secret that every TPM seals (TPM 2.0: MAX_SYM_DATA), in bytes.

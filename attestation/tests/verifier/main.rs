@@ -10,6 +10,7 @@ mod malformed;
 mod path;
 #[path = "../vectors.rs"]
 mod vectors;
+mod vendors;
 
 use std::path::Path;
 

@@ -3,10 +3,9 @@
 //! It must not decide anything: it repeats what the control face says.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use zbus::object_server::{InterfaceRef, SignalEmitter};
 use zbus::{Connection, connection};
@@ -16,7 +15,7 @@ use super::gate::Gate;
 use super::ledger::Ledger;
 use super::manager::Manager;
 use super::pairing::Pairing;
-use super::sensor::{Sensor, object_path};
+use super::sensor::{Sensor, Shown, object_path};
 use super::{PATH, dict};
 use crate::config::Bus;
 use crate::control::{Control, Event, ReadingInfo, SensorInfo, Status};
@@ -27,8 +26,7 @@ const MAX_READING_SIGNALS: u32 = 200;
 
 /// What is published on one connection.
 pub(super) struct Objects {
-    control: Control,
-    gate: Arc<Gate>,
+    own: Arc<Own>,
     connection: Connection,
     root: SignalEmitter<'static>,
     manager: InterfaceRef<Manager>,
@@ -36,7 +34,8 @@ pub(super) struct Objects {
     attestation: InterfaceRef<Attestation>,
     status: Arc<Status>,
     pairing_state: &'static str,
-    sensors: HashMap<String, watch::Sender<Arc<SensorInfo>>>,
+    sensors: HashMap<Arc<str>, Arc<Mutex<Arc<Shown>>>>,
+    texts: HashSet<Arc<str>>,
     reading_signals: Budget,
 }
 
@@ -71,11 +70,11 @@ impl Objects {
             pairing: server.interface(PATH).await?,
             attestation: server.interface(PATH).await?,
             connection: connection.clone(),
-            control,
-            gate,
+            own: Arc::new(own()),
             status,
             pairing_state,
             sensors: HashMap::new(),
+            texts: HashSet::new(),
             reading_signals: Budget { since: Instant::now(), used: 0 },
         })
     }
@@ -88,10 +87,10 @@ impl Objects {
     /// Makes the sensor objects those of the daemon, whatever happened before.
     pub(super) async fn list_sensors(&mut self) -> zbus::Result<()> {
         // Without a site, or while starting, there are none.
-        let listed = self.control.sensors().await.unwrap_or_default();
+        let listed = self.own.0.sensors().await.unwrap_or_default();
         let now: HashSet<&str> = listed.iter().map(|info| info.id.as_str()).collect();
-        let gone: Vec<String> =
-            self.sensors.keys().filter(|id| !now.contains(id.as_str())).cloned().collect();
+        let gone: Vec<Arc<str>> =
+            self.sensors.keys().filter(|id| !now.contains(&***id)).cloned().collect();
         for id in gone {
             self.remove_sensor(&id).await?;
         }
@@ -112,7 +111,7 @@ impl Objects {
             Event::Sensor { id, change } => {
                 if *change == "removed" {
                     self.remove_sensor(id).await?;
-                } else if let Ok(info) = self.control.sensor(id).await {
+                } else if let Ok(info) = self.own.0.sensor(id).await {
                     self.put_sensor(info).await?;
                 }
                 Manager::event(&self.root, as_dict(&event)?).await
@@ -155,17 +154,21 @@ impl Objects {
 
     async fn put_sensor(&mut self, info: SensorInfo) -> zbus::Result<()> {
         let Ok(path) = object_path(&info.id) else { return Ok(()) };
+        let texts = &mut self.texts;
+        let new = Arc::new(Shown::of(info, |text| shared(texts, text)));
         let server = self.connection.object_server();
-        let info = Arc::new(info);
-        if let Some(sender) = self.sensors.get(&info.id) {
-            let old = sender.send_replace(Arc::clone(&info));
+        if let Some(shown) = self.sensors.get(&new.id) {
+            let old = {
+                let mut current = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *current, new)
+            };
             let sensor: InterfaceRef<Sensor> = server.interface(&path).await?;
             return sensor.get().await.announce(sensor.signal_emitter(), &old).await;
         }
-        let (sender, receiver) = watch::channel(Arc::clone(&info));
-        let (control, gate) = (self.control.clone(), Arc::clone(&self.gate));
-        server.at(&path, Sensor { control, gate, info: receiver }).await?;
-        self.sensors.insert(info.id.clone(), sender);
+        let id = Arc::clone(&new.id);
+        let shown = Arc::new(Mutex::new(new));
+        server.at(&path, Sensor { own: Arc::clone(&self.own), shown: Arc::clone(&shown) }).await?;
+        self.sensors.insert(id, shown);
         Ok(())
     }
 
@@ -177,6 +180,21 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// One place for texts that many sensors have.
+fn shared(texts: &mut HashSet<Arc<str>>, text: &str) -> Arc<str> {
+    /// Most texts that are kept for sharing.
+    const MAX_TEXTS: usize = 256;
+    if let Some(known) = texts.get(text) {
+        return Arc::clone(known);
+    }
+    if texts.len() >= MAX_TEXTS {
+        texts.clear();
+    }
+    let new: Arc<str> = text.into();
+    texts.insert(Arc::clone(&new));
+    new
 }
 
 /// What every interface holds.

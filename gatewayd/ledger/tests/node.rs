@@ -66,11 +66,11 @@ impl Bench {
     }
 
     fn committed(&self) -> Vec<&Committed> {
-        let committed = |out| match out {
+        let committed = self.out.iter().filter_map(|out| match out {
             Outward::Committed(committed) => Some(committed.as_ref()),
             _ => None,
-        };
-        self.out.iter().filter_map(committed).collect()
+        });
+        committed.collect()
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -58,6 +58,8 @@ pub enum Recovery {
 pub struct Wal<M = FileMedium> {
     copies: [Copy<M>; 2],
     next_sequence: u64,
+    /// The newest record as it is framed.
+    last: Vec<u8>,
 }
 
 struct Copy<M> {
@@ -103,8 +105,11 @@ impl<M: Medium> Wal<M> {
             scans.push(scan);
         }
         let (records, recovery) = merge(&scans);
-        let next_sequence = records.keys().next_back().map_or(1, |last| last + 1);
-        let mut wal = Self { copies, next_sequence };
+        let (next_sequence, last) = match records.last_key_value() {
+            Some((sequence, payload)) => (sequence + 1, frame(*sequence, payload)?),
+            None => (1, Vec::new()),
+        };
+        let mut wal = Self { copies, next_sequence, last };
         wal.heal(&scans, &records, recovery)?;
         Ok((wal, records.into_values().collect(), recovery))
     }
@@ -115,9 +120,10 @@ impl<M: Medium> Wal<M> {
     /// Those of the medium, and [`io::ErrorKind::InvalidInput`] for an empty or oversized record.
     /// After an error the caller must stop: a later sync would not cover this record.
     pub fn append(&mut self, payload: &[u8]) -> io::Result<()> {
-        let framed = frame(self.next_sequence, payload)?;
+        self.last = frame(self.next_sequence, payload)?;
         self.next_sequence += 1;
-        self.copies.iter_mut().try_for_each(|copy| copy.append(&framed))
+        let last = &self.last;
+        self.copies.iter_mut().try_for_each(|copy| copy.append(last))
     }
 
     /// Makes all appended records durable in both copies.
@@ -131,12 +137,17 @@ impl<M: Medium> Wal<M> {
     /// Says that no record is needed any more. The files are emptied once they have grown, so
     /// that most heights cost no truncation; the reader tells old heights by their number.
     ///
+    /// The newest record stays, and one copy is durable before the other is touched: a log that
+    /// was in use is never found empty, so an empty one was lost.
+    ///
     /// # Errors
     /// Those of the medium.
     pub fn discard(&mut self) -> io::Result<()> {
         for copy in &mut self.copies {
             if copy.written >= DISCARD_ABOVE {
                 copy.clear()?;
+                copy.append(&self.last)?;
+                copy.sync()?;
             }
         }
         Ok(())
@@ -175,7 +186,7 @@ impl<M: Medium> Wal<M> {
 }
 
 /// Files above this are emptied at the next height.
-const DISCARD_ABOVE: u64 = 256 * 1024;
+const DISCARD_ABOVE: u64 = 1024 * 1024;
 
 impl<M: Medium> Copy<M> {
     fn append(&mut self, framed: &[u8]) -> io::Result<()> {

@@ -16,6 +16,9 @@ use std::io;
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+#[cfg(test)]
+mod tests;
+
 pub use snapshot::{BatchInclusion, HistoryEntry, HistoryPosition, MAX_PAGE, Reader, SetStep};
 pub use writer::{Founding, Loaded, StartCheck, Store, check_start};
 

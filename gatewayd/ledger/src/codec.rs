@@ -215,7 +215,7 @@ impl<T: Decode> Decode for Option<T> {
     }
 }
 
-/// A text of at most `MAX` bytes of UTF-8, without control characters.
+/// A text of at most `MAX` bytes of UTF-8, without control and direction characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text<const MAX: usize>(String);
 
@@ -223,11 +223,12 @@ impl<const MAX: usize> Text<MAX> {
     /// Takes a text.
     ///
     /// # Errors
-    /// More than `MAX` bytes, or a control character (it could forge lines of a report).
+    /// More than `MAX` bytes, or a control or direction character (they could forge lines of a
+    /// report, or make it read otherwise than it is).
     pub fn new(text: impl Into<String>) -> Result<Self, DecodeError> {
         let text = text.into();
         check_size("text", text.len(), MAX)?;
-        if text.chars().any(char::is_control) {
+        if text.chars().any(|c| c.is_control() || is_direction(c)) {
             return Err(DecodeError::Invalid("text"));
         }
         Ok(Self(text))
@@ -237,6 +238,11 @@ impl<const MAX: usize> Text<MAX> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Bidirectional marks, embeddings, overrides and isolates (Unicode UAX 9), line separators.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl<const MAX: usize> Encode for Text<MAX> {
@@ -613,6 +619,15 @@ mod tests {
         decoder.fields("t", 2).unwrap();
         let long = DecodeError::TooLong { what: "b", found: 5, limit: 4 };
         assert_eq!(decoder.bytes("b", 4), Err(long));
+    }
+
+    #[test]
+    fn texts_cannot_forge_what_is_shown() {
+        assert!(Text::<9>::new("21 °C ✓").is_err(), "ten bytes");
+        assert!(Text::<10>::new("21 °C ✓").is_ok());
+        for forged in ["a\nb", "a\u{1b}[1m", "a\u{202e}b", "a\u{2066}b", "a\u{2028}b", "\0"] {
+            assert_eq!(Text::<20>::new(forged), Err(DecodeError::Invalid("text")), "{forged:?}");
+        }
     }
 
     #[test]

@@ -148,13 +148,17 @@ impl Genesis {
         Ok(genesis)
     }
 
-    /// Checks the founder's key statements and that every key is a point.
+    /// Checks the founder's key statements, and that the keys are points and three different.
     ///
     /// # Errors
     /// [`CryptoError`].
     pub fn verify(&self) -> Result<(), CryptoError> {
         self.operator.validate()?;
         let Founder { identity, vote, vote_certificate, vote_possession, .. } = self.founder;
+        // One key, one role.
+        if identity == vote || self.operator == identity || self.operator == vote {
+            return Err(CryptoError::PublicKey);
+        }
         let proof = VoteKeyProof {
             vote_key: vote,
             certificate: vote_certificate,
@@ -221,6 +225,15 @@ mod tests {
         for wrong in [other_salt, swapped, no_possession] {
             let refused = Genesis::read(&wrong.to_bytes());
             assert_eq!(refused, Err(GenesisError::Founder(CryptoError::Signature)));
+        }
+    }
+
+    #[test]
+    fn one_key_has_one_role() {
+        let genesis = Fixture::new().genesis;
+        for key in [genesis.founder.identity, genesis.founder.vote] {
+            let wrong = Genesis { operator: key, ..genesis.clone() };
+            assert_eq!(wrong.verify(), Err(CryptoError::PublicKey));
         }
     }
 

@@ -81,10 +81,7 @@ impl Request {
         ];
         lines.extend(describe_body(&self.draft.body));
         lines.push(format!("Era: {}; number of this act: {}", self.draft.era, self.draft.nonce));
-        lines.push(format!(
-            "Valid until block time {} (milliseconds since 1970, UTC)",
-            self.draft.expiry
-        ));
+        lines.push(format!("Valid until {}", crate::light::time_in_words(self.draft.expiry)));
         lines
     }
 

@@ -12,7 +12,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use crate::{
     batch::Leaf,
-    codec::Decode,
+    codec::{Decode, Encode},
     ids::{Height, NodeId},
     proof::{Anchor, Proof, Subject},
     state::{Key, LightNode, Record},
@@ -31,6 +31,11 @@ pub struct Options {
     pub now_ms: Option<u64>,
     /// Who gave the anchor, in the caller's words ("printed site card of 3 May").
     pub anchor_from: Option<String>,
+}
+
+/// A time as `2026-11-23 04:05:06.789 UTC`, from Unix milliseconds.
+pub fn time_in_words(unix_ms: u64) -> String {
+    words::time(unix_ms)
 }
 
 /// One thing that was checked.
@@ -72,7 +77,7 @@ impl Verdict {
 /// Judges the bytes of a proof file.
 pub fn verify_bytes(bytes: &[u8], anchor: &Anchor, options: &Options) -> Verdict {
     match Proof::from_bytes(bytes) {
-        Ok(proof) => verify(&proof, anchor, options),
+        Ok(proof) => judge(&proof, anchor, options),
         Err(error) => {
             let sentence = format!("The file is damaged or no proof: {error}.");
             let checks = alloc::vec![Check { name: "form", ok: false, sentence }];
@@ -81,8 +86,13 @@ pub fn verify_bytes(bytes: &[u8], anchor: &Anchor, options: &Options) -> Verdict
     }
 }
 
-/// Judges a proof.
+/// Judges a proof that was put together here: as its file would be judged.
 pub fn verify(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
+    verify_bytes(&proof.to_bytes(), anchor, options)
+}
+
+/// Relies on what decoding has checked: one chain ID throughout, one set more than steps.
+fn judge(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
     let mut checks = Checks(Vec::new());
     checks.add("form", true, "The file is a whole proof in its one valid form.".into());
     let mut statements = Vec::new();

@@ -6,7 +6,7 @@ use super::{
     Event, Key, Record, State, VerifiedTransaction,
     error::ApplyError,
     map::{SparseMap, value_hash},
-    records::{Activity, Gateway, LightNode, SessionRecord, Site, Voters},
+    records::{Activity, Gateway, LightNode, SessionRecord, Site, UsedTickets, Voters},
     rules,
     verify::Signer,
 };
@@ -249,6 +249,13 @@ impl<'a> Execution<'a> {
         match self.record(&Key::Session(*node)) {
             Some(Record::Session(session)) => session.clone(),
             _ => SessionRecord::default(),
+        }
+    }
+
+    pub(super) fn used_tickets(&self, node: &NodeId) -> UsedTickets {
+        match self.record(&Key::Tickets(*node)) {
+            Some(Record::Tickets(tickets)) => tickets.clone(),
+            _ => UsedTickets::default(),
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Key {
     Endorsement(Hash),
     /// Session, counters and windows of a light node.
     Session(NodeId),
+    /// Tickets that were used for a light node and have not expired.
+    Tickets(NodeId),
     /// A light node.
     LightNode(NodeId),
     /// A gateway.
@@ -42,6 +44,7 @@ const ACTIVITY: u8 = 0x08;
 const VOTE_KEY: u8 = 0x10;
 const ENDORSEMENT: u8 = 0x11;
 const SESSION: u8 = 0x20;
+const TICKETS: u8 = 0x21;
 const LIGHT_NODE: u8 = 0x40;
 const GATEWAY: u8 = 0x80;
 
@@ -57,6 +60,7 @@ impl Key {
             Self::VoteKey(key) => (VOTE_KEY, key.as_bytes()),
             Self::Endorsement(digest) => (ENDORSEMENT, &digest.0),
             Self::Session(node) => (SESSION, &node.0),
+            Self::Tickets(node) => (TICKETS, &node.0),
             Self::LightNode(node) => (LIGHT_NODE, &node.0),
             Self::Gateway(node) => (GATEWAY, &node.0),
         };
@@ -83,6 +87,7 @@ impl Key {
             (VOTE_KEY, false) => Self::VoteKey(vote_key(id)?),
             (ENDORSEMENT, false) => Self::Endorsement(Hash(id.try_into().map_err(|_| invalid)?)),
             (SESSION, false) => Self::Session(node()?),
+            (TICKETS, false) => Self::Tickets(node()?),
             (LIGHT_NODE, false) => Self::LightNode(node()?),
             (GATEWAY, false) => Self::Gateway(node()?),
             _ => return Err(invalid),
@@ -125,6 +130,7 @@ mod tests {
             Key::VoteKey(key),
             Key::Endorsement(Hash([7; 32])),
             Key::Session(node),
+            Key::Tickets(node),
             Key::LightNode(node),
             Key::Gateway(node),
         ];

@@ -387,6 +387,41 @@ impl Decode for SessionRecord {
     }
 }
 
+/// A ticket that was used: it is good once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsedTicket {
+    /// What its issuer signed.
+    pub digest: Hash,
+    /// After this block time, Unix milliseconds, it holds no more and is forgotten.
+    pub expires_ms: u64,
+}
+
+canonical!(UsedTicket, "used ticket", 48, [digest, expires_ms]);
+
+/// Used tickets of one light node that have not expired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsedTickets {
+    /// In order of use.
+    pub tickets: Vec<UsedTicket>,
+}
+
+/// Most used and unexpired tickets of one light node.
+pub const MAX_USED_TICKETS: usize = 16;
+
+impl Encode for UsedTickets {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.list(&self.tickets);
+    }
+}
+
+impl Decode for UsedTickets {
+    const MAX_BYTES: usize = 16 + MAX_USED_TICKETS * UsedTicket::MAX_BYTES;
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { tickets: decoder.list("used tickets", MAX_USED_TICKETS)? })
+    }
+}
+
 /// What an author has used up: nonces, and budgets of the current hour of block time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
@@ -479,6 +514,8 @@ pub enum Record {
     Endorsement(Endorsement),
     /// Under [`Key::Session`].
     Session(SessionRecord),
+    /// Under [`Key::Tickets`].
+    Tickets(UsedTickets),
     /// Under [`Key::LightNode`].
     LightNode(LightNode),
     /// Under [`Key::Gateway`].
@@ -496,6 +533,7 @@ impl Record {
             Self::VoteKey(record) => record.to_bytes(),
             Self::Endorsement(record) => record.to_bytes(),
             Self::Session(record) => record.to_bytes(),
+            Self::Tickets(record) => record.to_bytes(),
             Self::LightNode(record) => record.to_bytes(),
             Self::Gateway(record) => record.to_bytes(),
         }
@@ -514,6 +552,7 @@ impl Record {
             Key::VoteKey(_) => Self::VoteKey(Decode::from_bytes(bytes)?),
             Key::Endorsement(_) => Self::Endorsement(Decode::from_bytes(bytes)?),
             Key::Session(_) => Self::Session(Decode::from_bytes(bytes)?),
+            Key::Tickets(_) => Self::Tickets(Decode::from_bytes(bytes)?),
             Key::LightNode(_) => Self::LightNode(Decode::from_bytes(bytes)?),
             Key::Gateway(_) => Self::Gateway(Decode::from_bytes(bytes)?),
         })

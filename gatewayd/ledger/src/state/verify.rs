@@ -163,13 +163,15 @@ impl Keys<'_> {
         ticket.verify(&draft.chain_id, purpose, node, &key).map_err(|_| VerifyError::Part("ticket"))
     }
 
-    /// Every listed gateway but the author has signed, and nobody else.
+    /// Every listed gateway has signed, the author perhaps by the transaction alone, and nobody
+    /// else.
     fn check_holders(&mut self, draft: &Draft, assign: &Assign) -> Result<(), VerifyError> {
         let mut listed: Vec<NodeId> =
             assign.items.iter().flat_map(|item| item.gateways.iter().copied()).collect();
         listed.sort_unstable();
         listed.dedup();
-        listed.retain(|gateway| Author::Node(*gateway) != draft.author);
+        let signed = |gateway: &NodeId| assign.holders.iter().any(|each| each.gateway == *gateway);
+        listed.retain(|gateway| Author::Node(*gateway) != draft.author || signed(gateway));
         if !listed.iter().eq(assign.holders.iter().map(|proof| &proof.gateway)) {
             return Err(VerifyError::Part("list of holder signatures"));
         }

@@ -268,13 +268,13 @@ pub struct HolderProof {
 canonical!(HolderProof, "holder proof", 96, [gateway, signature]);
 
 /// What a holder signs: SHA-256(domain ‖ chain ‖ era ‖ gateway ‖ CBOR list of the items that
-/// list it, each without its other gateways: (node, expected epoch, session epoch)).
+/// list it), so that it agrees to its place in each list.
 pub fn holder_digest(chain_id: &ChainId, era: Era, gateway: &NodeId, items: &[AssignItem]) -> Hash {
     let own: Vec<_> = items.iter().filter(|item| item.gateways.contains(gateway)).collect();
     let mut encoder = Encoder::new();
     encoder.array(own.len());
     for item in own {
-        encoder.array(3).value(&item.node).value(&item.expected_epoch).value(&item.session_epoch);
+        encoder.value(item);
     }
     Domain::HOLDER.digest(&[&chain_id.0.0, &era.0.to_be_bytes(), &gateway.0, &encoder.into_bytes()])
 }
@@ -286,8 +286,8 @@ pub struct Assign {
     pub reason: AssignReason,
     /// Ascending by node; at least one.
     pub items: Vec<AssignItem>,
-    /// Ascending by gateway: one for every listed gateway but the author, whose signature on
-    /// the transaction says the same.
+    /// Ascending by gateway: one for every listed gateway. The author's may be left out, as its
+    /// signature on the transaction says the same.
     pub holders: Vec<HolderProof>,
 }
 

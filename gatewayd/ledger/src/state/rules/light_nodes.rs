@@ -5,13 +5,16 @@ use alloc::{vec, vec::Vec};
 use super::super::{
     ApplyError, Event, Key, Record, Standing,
     execution::Execution,
-    records::{DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, Retirement, StandingRecord, Window},
+    records::{
+        DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, MAX_USED_TICKETS, Retirement, StandingRecord,
+        UsedTicket, Window,
+    },
 };
 use crate::{
     ids::{Height, IdentityKind, NodeId},
     transaction::{
         Assign, AssignItem, AssignReason, Author, Register, Reserve, ReserveItem, Retire, Session,
-        Ticket, TicketIssuer,
+        Ticket, TicketIssuer, TicketPurpose,
     },
 };
 
@@ -30,6 +33,7 @@ pub(super) fn apply_register(
 ) -> Result<Vec<Event>, ApplyError> {
     check_registration(body)?;
     check_ticket(execution, &body.ticket, &body.sponsor)?;
+    use_ticket(execution, TicketPurpose::Register, &body.node, &body.ticket)?;
     if execution.gateway(&body.node).is_some() {
         return Err(ApplyError::Registered(body.node));
     }
@@ -150,6 +154,30 @@ fn check_ticket(
     Ok(())
 }
 
+/// A ticket is good once: else whoever saw it on the ledger could retire or register the light
+/// node again until it expires.
+fn use_ticket(
+    execution: &mut Execution<'_>,
+    purpose: TicketPurpose,
+    node: &NodeId,
+    ticket: &Ticket,
+) -> Result<(), ApplyError> {
+    let Ticket { issuer, expires_ms, signature: _ } = ticket;
+    let digest = Ticket::digest(&execution.site().chain_id, purpose, node, issuer, *expires_ms);
+    let mut used = execution.used_tickets(node);
+    let now = execution.context.time_ms;
+    used.tickets.retain(|ticket| now <= ticket.expires_ms);
+    if used.tickets.iter().any(|ticket| ticket.digest == digest) {
+        return Err(ApplyError::Ticket("it was used before"));
+    }
+    if used.tickets.len() >= MAX_USED_TICKETS {
+        return Err(ApplyError::Budget("unexpired tickets of one light node"));
+    }
+    used.tickets.push(UsedTicket { digest, expires_ms: *expires_ms });
+    execution.put(Key::Tickets(*node), Record::Tickets(used));
+    Ok(())
+}
+
 pub(super) fn apply_retire(
     execution: &mut Execution<'_>,
     body: &Retire,
@@ -157,6 +185,7 @@ pub(super) fn apply_retire(
     let node = body.node;
     let mut light_node = live(execution, &node)?.clone();
     check_ticket(execution, &body.ticket, &light_node.sponsor)?;
+    use_ticket(execution, TicketPurpose::Retire, &node, &body.ticket)?;
     light_node.retired =
         Some(Retirement { height: execution.context.height, time_ms: execution.context.time_ms });
     let sponsor = Author::Node(light_node.sponsor);

@@ -145,6 +145,51 @@ fn a_ticket_holds_for_its_purpose_node_sponsor_and_time() {
 }
 
 #[test]
+fn a_ticket_is_good_once() {
+    let mut site = Fixture::new();
+    let node = site.light_node_id(2);
+    let (chain, now) = (site.state.chain_id(), site.tip.header.time_ms);
+    let operator = site.operator.clone();
+    let sign = |purpose| {
+        Ticket::sign(&chain, purpose, &node, TicketIssuer::Operator, now + 99_999_999, &operator)
+    };
+    let mut first = site.registration(node);
+    first.ticket = sign(TicketPurpose::Register);
+    let retire = |ticket| Body::Retire(Retire { node, reason: reason(), ticket });
+    let transactions = vec![
+        site.by_founder(Body::Register(first.clone())),
+        site.by_founder(retire(sign(TicketPurpose::Retire))),
+    ];
+    site.commit(transactions).unwrap();
+    let replayed = site.by_founder(Body::Register(first));
+    assert_eq!(applied(site.try_one(&replayed)), ApplyError::Ticket("it was used before"));
+    let fresh = site.by_founder(Body::Register(site.registration(node)));
+    site.commit(vec![fresh]).unwrap();
+    let replayed = site.by_founder(retire(sign(TicketPurpose::Retire)));
+    assert_eq!(applied(site.try_one(&replayed)), ApplyError::Ticket("it was used before"));
+}
+
+#[test]
+fn used_tickets_are_forgotten_when_they_expire_and_bounded() {
+    let mut site = Fixture::new();
+    let node = site.light_node_id(2);
+    let mut again = 0;
+    while again < 8 {
+        let register = site.by_founder(Body::Register(site.registration(node)));
+        let ticket = site.window_ticket(TicketPurpose::Retire, &node);
+        let retire = site.by_founder(Body::Retire(Retire { node, reason: reason(), ticket }));
+        site.commit(vec![register, retire]).unwrap();
+        again += 1;
+    }
+    let transaction = site.by_founder(Body::Register(site.registration(node)));
+    let error = ApplyError::Budget("unexpired tickets of one light node");
+    assert_eq!(applied(site.try_one(&transaction)), error);
+    site.commit_at(site.now_ms() + 200_000, vec![]).unwrap();
+    let transaction = site.by_founder(Body::Register(site.registration(node)));
+    assert!(site.try_one(&transaction).is_ok());
+}
+
+#[test]
 fn sponsors_have_budgets() {
     let mut site = Fixture::new();
     let policy = Policy { registrations_per_hour: 2, nodes_per_sponsor: 3, ..Policy::default() };

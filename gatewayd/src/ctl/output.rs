@@ -22,6 +22,12 @@ impl Output {
         Self { json, writer: Box::new(io::stdout()) }
     }
 
+    /// Nowhere.
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Self {
+        Self { json: true, writer: Box::new(io::sink()) }
+    }
+
     /// One line for people; nothing when machines read.
     ///
     /// # Errors

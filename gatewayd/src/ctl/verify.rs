@@ -143,11 +143,11 @@ mod tests {
         let file = folder.path().join("proof");
         for bytes in [&b""[..], b"garbage", &vec![0x82; MAX_PROOF + 10]] {
             std::fs::write(&file, bytes).expect("written");
-            let failure = run(&arguments(&file), &mut Output::stdout(true)).expect_err("no proof");
+            let failure = run(&arguments(&file), &mut Output::nowhere()).expect_err("no proof");
             assert_eq!(failure.exit, Exit::VerificationFailed);
             assert!(failure.message.starts_with("NOT VALID: form"), "{}", failure.message);
         }
-        let missing = run(&arguments(&folder.path().join("no")), &mut Output::stdout(true));
+        let missing = run(&arguments(&folder.path().join("no")), &mut Output::nowhere());
         assert_eq!(missing.expect_err("missing").exit, Exit::NotFound);
     }
 

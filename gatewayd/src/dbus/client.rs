@@ -267,12 +267,12 @@ pub enum Unreached {
 /// Sorts errors that are not the daemon's own.
 pub fn unreached(error: &zbus::Error) -> Unreached {
     match error {
-        zbus::Error::InputOutput(io) if io.kind() == std::io::ErrorKind::TimedOut => {
-            Unreached::TimedOut
-        }
-        zbus::Error::InputOutput(_) | zbus::Error::Address(_) | zbus::Error::Handshake(_) => {
-            Unreached::NotRunning
-        }
+        zbus::Error::InputOutput(io) | zbus::Error::Connection(io, _) => match io.kind() {
+            std::io::ErrorKind::TimedOut => Unreached::TimedOut,
+            std::io::ErrorKind::PermissionDenied => Unreached::NotAllowed,
+            _ => Unreached::NotRunning,
+        },
+        zbus::Error::Address(_) => Unreached::NotRunning,
         zbus::Error::FDO(error) => match &**error {
             fdo::Error::ServiceUnknown(_)
             | fdo::Error::NameHasNoOwner(_)

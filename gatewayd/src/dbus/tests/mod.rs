@@ -256,11 +256,11 @@ async fn objects_are_listed_at_the_root() {
     {
         let interface = format!("org.gatewayd.Gateway1.{interface}");
         let name = zbus::names::InterfaceName::try_from(interface.as_str()).expect("a name");
-        let all = properties.get_all(name.into()).await.expect("properties");
+        let all = properties.get_all(name).await.expect("properties");
         assert!(all.contains_key(property), "{interface}");
         assert!(all.values().all(|value| !matches!(**value, Variant::Fd(_))));
     }
     let missing = Client::connect(&stage.address(), PATIENCE).await.expect("the bus");
-    let unknown = missing.sensor("ln1nobody").await.err().expect("no such sensor");
+    let unknown = missing.sensor("ln1nobody").await.map(drop).expect_err("no such sensor");
     assert!(matches!(unknown, Error::NotInitialised(_)), "{unknown:?}");
 }

@@ -163,16 +163,14 @@ fn judge_endorsement(parsed: &Parsed, policy: &Policy, challenge: &Challenge) ->
     Ok((Status::Affirming, Reason::Chain { anchor: anchor.certificate().subject() }))
 }
 
-/// The TPM's own word and the certificate's: software in either is software.
+/// The certificate's word and the TPM's own: software in either is software.
 fn judge_hardware(evidence: &Evidence, parsed: &Parsed, policy: &Policy) -> Verdict {
     let certificate = parsed.ek_certificate.as_ref();
     let certified = certificate.and_then(|found| found.description().manufacturer);
-    let software = [Some(evidence.manufacturer), certified]
-        .into_iter()
-        .flatten()
-        .find(|manufacturer| manufacturer.is_software());
+    let (claimed, maker) = (evidence.manufacturer, certified.unwrap_or(evidence.manufacturer));
+    let software = [claimed, maker].into_iter().find(|manufacturer| manufacturer.is_software());
     match software {
-        None => Ok((Status::Affirming, Reason::HardwareTpm(evidence.manufacturer))),
+        None => Ok((Status::Affirming, Reason::HardwareTpm(maker))),
         Some(maker) if policy.allow_software_tpm => {
             Ok((Status::Warning, Reason::SoftwareTpm(maker)))
         }

@@ -92,6 +92,13 @@ pub enum TpmError {
     #[error("too many requests wait for the TPM")]
     Busy,
 
+    /// The system: it gives no thread.
+    #[error("the TPM thread cannot be started: {error}")]
+    Thread {
+        /// What the system says.
+        error: std::io::Error,
+    },
+
     /// The TPM thread has ended.
     #[error("the TPM thread has been shut down")]
     ShutDown,

@@ -85,14 +85,13 @@ impl Tpm {
         let shared = Arc::new(Shared::default());
         let (finished_sender, finished) = mpsc::channel();
         let inside = Arc::clone(&shared);
-        let folder = key_dir.clone();
         let thread = thread::Builder::new()
             .name("tpm".to_owned())
             .spawn(move || {
                 let _guard = EndGuard { shared: Arc::clone(&inside), _finished: finished_sender };
                 serve(&inside, Engine::new(tcti, KeyStore::new(key_dir)));
             })
-            .map_err(|error| TpmError::Storage { path: folder, error })?;
+            .map_err(|error| TpmError::Thread { error })?;
         let running = Mutex::new(Some((thread, finished)));
         Ok(Self { owner: Arc::new(Owner { shared, deadlines, running }) })
     }

@@ -323,3 +323,20 @@ fn more_registers_than_one_read_gives_are_quoted() {
     let info = tpm.info().unwrap();
     assert!(info.is_software && info.certified.is_empty() && info.firmware_version > 0);
 }
+
+/// Such devices exist: the certificate in NV is for another key than the template makes.
+#[test]
+fn a_certificate_for_another_key_endorses_nothing() {
+    let chip = Swtpm::start(Certificates::P256);
+    let certificate = chip.tpm().create_identity().unwrap().endorsements.ek_certificate.unwrap();
+    let swtpm = Swtpm::start_fresh();
+    crate::swtpm::install(&swtpm, EkKind::P256, &certificate);
+    let tpm = swtpm.tpm();
+    assert_eq!(tpm.info().unwrap().certified, [EkKind::P256]);
+    let identity = tpm.create_identity().unwrap();
+    let evidence = evidence(&tpm, &identity, &challenge());
+    let result = judge(&identity, &evidence);
+    assert!(!result.is_accepted());
+    let claim = result.claim(ClaimKind::Endorsement).unwrap();
+    assert_eq!(claim.reason, Reason::CertifiedKeyDiffers);
+}

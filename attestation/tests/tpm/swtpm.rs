@@ -135,7 +135,11 @@ impl Swtpm {
     /// Starts it again with the same state on the same ports.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        assert!(self.launch(), "the ports of swtpm were taken meanwhile");
+        // Somebody's connection may have taken one of the ports for a moment.
+        let start = Instant::now();
+        while !self.launch() {
+            assert!(start.elapsed() < PATIENCE, "the ports of swtpm were taken meanwhile");
+        }
     }
 
     /// Sends a signal to the program.

@@ -2,9 +2,9 @@
 //!
 //! Total in both directions, so that what was logged is fed back as it was.
 
-use arc_malachitebft_core_consensus as core;
+use arc_malachitebft_core_consensus as bft;
 use arc_malachitebft_core_types as engine;
-use core::Input;
+use bft::Input;
 use engine::{NilOrVal, Round, SignedMessage, Timeout, TimeoutKind};
 
 use super::context::{self, Address, Context};
@@ -81,8 +81,8 @@ pub(super) fn proposed_value(
     proposer: NodeId,
     block: Hash,
     valid: bool,
-) -> core::ProposedValue<Context> {
-    core::ProposedValue {
+) -> bft::ProposedValue<Context> {
+    bft::ProposedValue {
         height,
         round: Round::new(round),
         valid_round: Round::Nil,

@@ -6,12 +6,12 @@
 //! height whose log was damaged is followed in silence; an error of an effect stops the node.
 //! It knows no clock, disk, socket or block body.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use arc_malachitebft_core_consensus as core;
+use arc_malachitebft_core_consensus as bft;
 use arc_malachitebft_core_types as engine;
-use core::{Effect, Input, Resumable, Resume, SignedConsensusMsg};
+use bft::{Effect, Input, Resumable, Resume, SignedConsensusMsg};
 use engine::{CertificateError, LinearTimeouts, NilOrVal, Round, SignedMessage, Timeout};
 use thiserror::Error;
 
@@ -65,7 +65,7 @@ pub enum DriverError {
 
 /// The engine with its timers. One instance serves all heights of an era.
 pub(crate) struct Driver {
-    core: core::State<Context>,
+    core: bft::State<Context>,
     shell: Shell,
 }
 
@@ -106,14 +106,14 @@ impl Driver {
         key: Option<SigningKey>,
         voters: &ValidatorSet,
     ) -> Self {
-        let params = core::Params {
+        let params = bft::Params {
             address: Address(node),
-            threshold_params: core::ThresholdParams::default(),
+            threshold_params: bft::ThresholdParams::default(),
             // Bodies are judged by us: with `ProposalOnly` the engine takes every value for valid.
-            value_payload: core::ValuePayload::ProposalAndParts,
+            value_payload: bft::ValuePayload::ProposalAndParts,
             enabled: false,
         };
-        let core = core::State::new(
+        let core = bft::State::new(
             Context,
             Height::GENESIS,
             Voters::new(voters),
@@ -195,7 +195,7 @@ impl Driver {
         round: u32,
         block: Hash,
     ) -> Result<Vec<Output>, DriverError> {
-        let value = core::LocallyProposedValue::new(height, Round::new(round), block);
+        let value = bft::LocallyProposedValue::new(height, Round::new(round), block);
         self.input(now_ms, Input::Propose(value))
     }
 
@@ -266,7 +266,7 @@ impl Driver {
 
     fn run(&mut self, input: Input<Context>) -> Result<(), DriverError> {
         let Self { core: state, shell } = self;
-        let result: Result<(), core::Error<Context>> = core::process!(
+        let result: Result<(), bft::Error<Context>> = bft::process!(
             input: input,
             state: state,
             metrics: &(),
@@ -329,11 +329,11 @@ impl Shell {
             }
             Effect::PublishLivenessMsg(message, r) => {
                 self.publish(match message {
-                    core::LivenessMsg::Vote(vote) => Message::Vote(wire_vote(&vote)),
-                    core::LivenessMsg::PolkaCertificate(polka) => {
+                    bft::LivenessMsg::Vote(vote) => Message::Vote(wire_vote(&vote)),
+                    bft::LivenessMsg::PolkaCertificate(polka) => {
                         Message::Justification(wire_polka(&polka))
                     }
-                    core::LivenessMsg::SkipRoundCertificate(certificate) => {
+                    bft::LivenessMsg::SkipRoundCertificate(certificate) => {
                         Message::Justification(wire_round_certificate(&certificate))
                     }
                 });
@@ -377,8 +377,8 @@ impl Shell {
             }
             Effect::VerifySignature(message, key, r) => {
                 let digest = match &message.message {
-                    core::ConsensusMsg::Vote(vote) => self.vote_digest(vote),
-                    core::ConsensusMsg::Proposal(proposal) => self.proposal_digest(proposal),
+                    bft::ConsensusMsg::Vote(vote) => self.vote_digest(vote),
+                    bft::ConsensusMsg::Proposal(proposal) => self.proposal_digest(proposal),
                 };
                 r.resume_with(verify_digest(&key, &digest, &message.signature).is_ok())
             }
@@ -443,7 +443,7 @@ impl Shell {
             }
             Effect::ExtendVote(_, _, _, _, r) => r.resume_with(None),
             Effect::VerifyVoteExtension(_, _, _, _, _, _, r) => {
-                r.resume_with(Err(core::VoteExtensionError::InvalidVoteExtension))
+                r.resume_with(Err(bft::VoteExtensionError::InvalidVoteExtension))
             }
             other => {
                 self.fault = Some(DriverError::Engine(format!("unexpected effect {other:?}")));

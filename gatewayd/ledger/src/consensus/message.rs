@@ -124,6 +124,20 @@ pub fn parse(bytes: &[u8]) -> Result<Message, DecodeError> {
     Message::from_bytes(bytes)
 }
 
+/// Feeds arbitrary bytes to both parsers of this module: for the fuzzer. What is accepted must
+/// encode to the same bytes again.
+///
+/// # Panics
+/// When it does not.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(message) = Message::from_bytes(bytes) {
+        assert_eq!(message.to_bytes(), bytes);
+    }
+    if let Ok(record) = Record::from_bytes(bytes) {
+        assert_eq!(record.to_bytes(), bytes);
+    }
+}
+
 impl Encode for Message {
     fn encode(&self, encoder: &mut Encoder) {
         match self {

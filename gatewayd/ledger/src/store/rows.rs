@@ -127,7 +127,7 @@ pub(super) fn subtree(
     Ok(joined.and_then(|joined| joined.as_chunks::<32>().0.get(at).copied().map(Hash)))
 }
 
-/// The voters of a height.
+/// The voters of a height; of genesis those of height 1.
 pub(super) fn validators(
     connection: &Connection,
     height: Height,
@@ -137,7 +137,7 @@ pub(super) fn validators(
             "SELECT validators FROM validator_sets WHERE height <= ?1
              ORDER BY height DESC LIMIT 1",
         )?
-        .query_row([sql_height(height)?], |row| row.get(0))
+        .query_row([sql_height(height.max(Height(1)))?], |row| row.get(0))
         .optional()?;
     let bytes = bytes.ok_or_else(|| StoreError::Damaged("no validator set".into()))?;
     Ok(ValidatorSet::from_bytes(&bytes)?)

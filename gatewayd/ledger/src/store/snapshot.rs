@@ -147,7 +147,7 @@ impl Reader {
         rows::certificate(&self.connection, height)
     }
 
-    /// The voters of a height.
+    /// The voters of a height; of height 0, on which nobody votes, those of height 1.
     ///
     /// # Errors
     /// Those of the disk.

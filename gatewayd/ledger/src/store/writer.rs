@@ -154,7 +154,7 @@ impl Store {
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         let peaks = self.peaks(height.0 + 1)?;
-        let certifiers = rows::validators(&self.connection, height.max(Height(1)))?;
+        let certifiers = rows::validators(&self.connection, height)?;
         let BlockRow { header: tip, certificate, .. } = row;
         Ok(Loaded { genesis, tip, certificate, certifiers, peaks, entries })
     }

@@ -376,8 +376,10 @@ mod tests {
     proptest! {
         #[test]
         fn leaves_round_trip(
-            counter in any::<u64>(), level in 0u8..4, senml in prop::collection::vec(any::<u8>(), 0..99),
-            witnesses in prop::collection::btree_set(any::<[u8; 20]>(), 0..4), signed in any::<bool>(),
+            counter in any::<u64>(), level in 0u8..4,
+            senml in prop::collection::vec(any::<u8>(), 0..99),
+            witnesses in prop::collection::btree_set(any::<[u8; 20]>(), 0..4),
+            signed in any::<bool>(),
         ) {
             let mut leaf = leaf(1, 7, 0);
             leaf.counter = counter;

@@ -78,6 +78,18 @@ impl Anchor {
     }
 }
 
+/// For fuzzing: reads a site code as people type it.
+///
+/// # Panics
+/// When one anchor has two codes.
+pub fn fuzz_anchor(bytes: &[u8]) {
+    if let Ok(code) = core::str::from_utf8(bytes)
+        && let Ok(anchor) = Anchor::parse(code)
+    {
+        assert!(anchor.to_code().eq_ignore_ascii_case(code.trim()), "one anchor, one code");
+    }
+}
+
 /// A proof file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {

@@ -123,6 +123,26 @@ fn judge(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
     verdict
 }
 
+/// For fuzzing: reads bytes as a proof and judges it with anchors taken from itself, so that
+/// every check runs.
+///
+/// # Panics
+/// When one proof has two encodings.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(proof) = Proof::from_bytes(bytes) else {
+        return;
+    };
+    assert_eq!(proof.to_bytes(), bytes, "one proof, one encoding");
+    let headers = proof.target.anchors.iter().chain([&proof.target.header]);
+    for anchor in headers.map(Anchor::of) {
+        for old_anchor in [false, true] {
+            let options = Options { old_anchor, ..Options::default() };
+            let verdict = verify_bytes(bytes, &anchor, &options);
+            assert_eq!(verdict.is_valid(), verdict.failure().is_none());
+        }
+    }
+}
+
 struct Checks(Vec<Check>);
 
 impl Checks {

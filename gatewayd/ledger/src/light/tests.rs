@@ -468,6 +468,23 @@ proptest! {
     }
 }
 
+#[test]
+fn fuzz_targets_take_real_and_damaged_files() {
+    let mut bytes = sample().clone();
+    super::fuzz(&bytes);
+    crate::state::fuzz(&bytes);
+    let exported = exported(2);
+    crate::proof::fuzz_anchor(exported.anchor(1).to_code().as_bytes());
+    for (key, value) in exported.site.state.entries() {
+        crate::state::fuzz(&[&[key.len() as u8], &key[..], &value[..]].concat());
+    }
+    for index in 0..bytes.len() {
+        bytes[index] ^= 0x10;
+        super::fuzz(&bytes);
+        bytes[index] ^= 0x10;
+    }
+}
+
 fn sample() -> &'static Vec<u8> {
     static SAMPLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     SAMPLE.get_or_init(|| exported(4).proof().to_bytes())

@@ -202,7 +202,9 @@ mod tests {
     proptest! {
         /// The model is the set of committed counters; the gap limit is out of reach.
         #[test]
-        fn equals_a_set(steps in prop::collection::vec((1u32..4, 0u64..60, 0u64..6, any::<u8>()), 1..80)) {
+        fn equals_a_set(
+            steps in prop::collection::vec((1u32..4, 0u64..60, 0u64..6, any::<u8>()), 1..80),
+        ) {
             let mut counters = opened();
             let mut committed = BTreeSet::new();
             for (epoch, first, width, choice) in steps {

@@ -3,10 +3,10 @@
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use super::{
-    Event, Key, Record, State, VerifiedTransaction,
+    Activity, Event, Key, Record, State, VerifiedTransaction,
     error::ApplyError,
     map::{SparseMap, value_hash},
-    records::{Activity, Gateway, LightNode, SessionRecord, Site, UsedTickets, Voters},
+    records::{Gateway, LightNode, SessionRecord, Site, UsedTickets, Voters},
     rules,
     verify::Signer,
 };

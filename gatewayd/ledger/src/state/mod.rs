@@ -8,6 +8,7 @@
 //! the new root, the changed entries for the store, and the events. `apply` either records a
 //! transaction wholly or changes nothing. Nothing here reads a clock: time is the block's.
 
+mod activity;
 pub mod counters;
 pub mod error;
 pub mod event;
@@ -23,14 +24,15 @@ mod verify;
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
+pub use activity::{Activity, MAX_NONCE_STEP, NONCE_WINDOW};
 pub use error::{ApplyError, StateError, VerifyError};
 pub use event::Event;
 pub use execution::{BlockContext, Change, Execution, Outcome};
 pub use key::Key;
 pub use proof::StateProof;
 pub use records::{
-    Activity, Attestation, DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, Record, SessionRecord,
-    Site, Standing, StandingRecord,
+    Attestation, DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, Record, SessionRecord, Site,
+    Standing, StandingRecord,
 };
 pub use verify::VerifiedTransaction;
 
@@ -46,6 +48,30 @@ use crate::{
 };
 use map::{MapProof, SparseMap, value_hash};
 use records::{Endorsement, Voters};
+
+/// For fuzzing: reads bytes as a stored entry, `length of key ‖ key ‖ value`, and as a proof.
+///
+/// # Panics
+/// When one entry or proof has two encodings.
+pub fn fuzz(bytes: &[u8]) {
+    use crate::codec::{Decode, Encode};
+
+    if let Ok(proof) = StateProof::from_bytes(bytes) {
+        assert_eq!(proof.to_bytes(), bytes, "one proof, one encoding");
+        assert!(proof.under(&Hash([0xff; 32])).is_none());
+    }
+    let Some((length, rest)) = bytes.split_first() else {
+        return;
+    };
+    let Some((key, value)) = rest.split_at_checked(usize::from(*length)) else {
+        return;
+    };
+    if let Ok(key) = Key::from_bytes(key)
+        && let Ok(record) = Record::from_bytes(&key, value)
+    {
+        assert_eq!(record.to_bytes(), value, "one entry, one encoding");
+    }
+}
 
 /// Everything that the ledger knows now.
 #[derive(Clone, Debug)]

@@ -9,16 +9,21 @@ use super::exit::Failure;
 use super::output::Output;
 use crate::config::{self, Origin, ShownSetting, Sources};
 
+/// Said in the help.
+const OFFLINE: &str = "Offline: makes no D-Bus call.";
+
 /// What can be done with the configuration.
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Check the configuration; mistakes are named with file and line
+    #[command(after_help = OFFLINE)]
     Check {
         /// A file, or a folder with gatewayd.toml, instead of the system's folders
         #[arg(long, value_name = "PATH")]
         config: Option<PathBuf>,
     },
     /// Every setting in force, with the file and line that sets it
+    #[command(after_help = OFFLINE)]
     Show {
         /// A file, or a folder with gatewayd.toml, instead of the system's folders
         #[arg(long, value_name = "PATH")]

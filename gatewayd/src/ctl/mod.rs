@@ -185,6 +185,17 @@ mod tests {
     }
 
     #[test]
+    fn every_command_names_its_call() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let names = help.contains("D-Bus: ") || help.contains("Offline: ");
+            assert!(names || command.has_subcommands(), "{} names no call", command.get_name());
+            command.get_subcommands().filter(|c| !c.is_hide_set()).for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
     fn no_secret_is_an_argument() {
         fn check(command: &clap::Command) {
             for argument in command.get_arguments() {

@@ -29,6 +29,7 @@ pub(super) const CALLS: &str =
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Sign a request file, offline: shows what it does and asks
+    #[command(after_help = "Offline: makes no D-Bus call.")]
     Sign(SignArguments),
     /// Any act by its kind
     #[command(after_help = CALLS)]

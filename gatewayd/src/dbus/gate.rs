@@ -8,7 +8,8 @@
 //! ```
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zbus::message::{Flags, Header};
@@ -64,6 +65,8 @@ pub(crate) struct Gate {
     own_uid: u32,
     requests: Semaphore,
     questions: Semaphore,
+    /// When a refusal was last logged.
+    refused: Mutex<Option<Instant>>,
 }
 
 impl Gate {
@@ -73,6 +76,7 @@ impl Gate {
             own_uid: rustix::process::geteuid().as_raw(),
             requests: Semaphore::new(MAX_REQUESTS),
             questions: Semaphore::new(MAX_QUESTIONS),
+            refused: Mutex::new(None),
         }
     }
 
@@ -92,13 +96,23 @@ impl Gate {
     ) -> Result<Authorised<'_>, Error> {
         let uid = sender_uid(connection, header).await?;
         if uid != 0 && !self.may(connection, header, action, uid).await? {
-            tracing::warn!(uid, action = action.name(), "refused a caller");
+            self.log_refusal(uid, action);
             return Err(Error::NotAuthorised(format!(
                 "user {uid} may not do this; polkit action {}",
                 action.name()
             )));
         }
         Ok(Authorised { uid, _place: self.read()? })
+    }
+
+    /// Says who was refused, at most once a second: a stranger must not fill the journal.
+    fn log_refusal(&self, uid: u32, action: Action) {
+        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1)) {
+            *last = Some(now);
+            tracing::warn!(uid, action = action.name(), "refused a caller");
+        }
     }
 
     /// Asks polkit, or decides without it where there is none.

@@ -317,3 +317,109 @@ impl Decode for Certificate {
         Ok(Self { height, block_hash, signers })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        fixture::{Fixture, key},
+        ids::NodeId,
+        validator_set::Validator,
+    };
+
+    /// A header of a site with `n` voters, and their keys in the order of the set.
+    fn site(n: u8) -> (Header, ValidatorSet, Vec<SigningKey>) {
+        let voter = |i: u8| Validator { node: NodeId([i; 20]), vote_key: key(i).public_key() };
+        let set = ValidatorSet::new(key(250).public_key(), (1..=n).map(voter).collect()).unwrap();
+        let mut header = Fixture::new().tip.header;
+        header.height = Height(9);
+        header.era = Era(2);
+        header.validators_hash = set.hash();
+        (header, set, (1..=n).map(key).collect())
+    }
+
+    fn sign(header: &Header, key: &SigningKey, vote: VoteType, round: u32) -> Signature {
+        let hash = header.hash();
+        let (chain, era, height) = (&header.chain_id, header.era, header.height);
+        key.sign_digest(&vote_digest(chain, era, vote, height, round, Some(&hash)))
+    }
+
+    fn certificate(header: &Header, n: usize, keys: &[SigningKey], who: &[usize]) -> Certificate {
+        let votes = who.iter().map(|i| (*i, sign(header, &keys[*i], VoteType::Precommit, 3)));
+        let votes = Votes::collect(3, n, votes);
+        let (height, block_hash) = (header.height, header.hash());
+        Certificate { height, block_hash, signers: Signers::Votes(votes) }
+    }
+
+    #[test]
+    fn a_quorum_of_four_and_of_a_hundred_certifies_and_less_does_not() {
+        for n in [1u8, 4, 7, 100] {
+            let (header, set, keys) = site(n);
+            let everyone: Vec<usize> = (0..usize::from(n)).rev().collect();
+            let quorum = &everyone[..set.quorum()];
+            let count = usize::from(n);
+            let certified = certificate(&header, count, &keys, quorum);
+            assert_eq!(certified.verify(&header, &set), Ok(()));
+            assert_eq!(Certificate::from_bytes(&certified.to_bytes()), Ok(certified));
+            let whole = certificate(&header, count, &keys, &everyone);
+            let Signers::Votes(votes) = &whole.signers else { unreachable!() };
+            assert_eq!(votes.trimmed(&set).signatures.len(), set.quorum());
+            let trimmed = Signers::Votes(votes.trimmed(&set));
+            assert_eq!(trimmed.verify(&header, &header.hash(), &set), Ok(()));
+            let few = certificate(&header, count, &keys, &quorum[1..]);
+            let (found, needed) = (set.quorum() - 1, set.quorum());
+            let error = Err(CertificateError::NoQuorum { found, needed });
+            assert_eq!(few.verify(&header, &set), error);
+        }
+    }
+
+    #[test]
+    fn votes_of_another_block_kind_round_era_or_voter_do_not_count() {
+        let (header, set, keys) = site(4);
+        let with = |last: (usize, Signature)| {
+            let precommit = |i: usize| (i, sign(&header, &keys[i], VoteType::Precommit, 3));
+            let votes = Votes::collect(3, 4, [precommit(0), precommit(1), last]);
+            Signers::Votes(votes).verify(&header, &header.hash(), &set)
+        };
+        assert_eq!(with((2, sign(&header, &keys[2], VoteType::Precommit, 3))), Ok(()));
+        let wrong = Err(CertificateError::Signature(2));
+        assert_eq!(with((2, sign(&header, &keys[2], VoteType::Prevote, 3))), wrong);
+        assert_eq!(with((2, sign(&header, &keys[2], VoteType::Precommit, 4))), wrong);
+        assert_eq!(with((2, sign(&header, &keys[3], VoteType::Precommit, 3))), wrong);
+        let other_era = Header { era: Era(1), ..header.clone() };
+        assert_eq!(with((2, sign(&other_era, &keys[2], VoteType::Precommit, 3))), wrong);
+        // One voter's signature in two places is two wrong votes, not two votes.
+        assert_eq!(with((2, sign(&header, &keys[0], VoteType::Precommit, 3))), wrong);
+        let nowhere = with((9, sign(&header, &keys[2], VoteType::Precommit, 3)));
+        assert_eq!(nowhere, Err(CertificateError::NoQuorum { found: 2, needed: 3 }));
+    }
+
+    #[test]
+    fn bitmaps_fit_their_set_exactly() {
+        let (header, set, keys) = site(4);
+        let good = certificate(&header, 4, &keys, &[0, 1, 2]);
+        let Signers::Votes(votes) = &good.signers else { unreachable!() };
+        for bitmap in [vec![0b1110_1000], vec![0b1110_0000, 0], vec![], vec![0b1100_0000]] {
+            let votes = Votes { bitmap, ..votes.clone() };
+            let result = Signers::Votes(votes).verify(&header, &header.hash(), &set);
+            assert_eq!(result, Err(CertificateError::Bitmap));
+        }
+        let other_set = site(7).1;
+        let error = Err(CertificateError::OtherValidators);
+        assert_eq!(good.verify(&header, &other_set), error);
+        let other = Header { time_ms: 1, ..header };
+        assert_eq!(good.verify(&other, &set), Err(CertificateError::OtherBlock));
+    }
+
+    #[test]
+    fn a_vote_for_nil_is_no_vote_for_a_block() {
+        let (header, ..) = site(1);
+        let (chain, era, height) = (&header.chain_id, header.era, header.height);
+        let nil = vote_digest(chain, era, VoteType::Precommit, height, 0, None);
+        let zero = vote_digest(chain, era, VoteType::Precommit, height, 0, Some(&Hash::ZERO));
+        assert_ne!(nil, zero);
+    }
+}

@@ -216,3 +216,118 @@ fn apply_all(
     }
     Ok(execution.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::{
+        certificate::{Signers, Votes},
+        codec::{Decode, Encode, Text},
+        fixture::Fixture,
+        transaction::Refusal,
+    };
+
+    fn refusal(site: &mut Fixture) -> Transaction {
+        let reason = Text::new("not on the list").unwrap();
+        site.by_founder(Body::Refusal(Refusal { node: NodeId([1; 20]), reason }))
+    }
+
+    fn run(site: &Fixture, block: &Block) -> Option<BlockError> {
+        execute(&site.state, &site.tip, &site.tip_set, block).err()
+    }
+
+    #[test]
+    fn a_block_travels_and_is_valid_again() {
+        let mut site = Fixture::new();
+        site.join(2);
+        let transaction = refusal(&mut site);
+        let block = site.block(site.now_ms(), vec![transaction]).unwrap();
+        let read = Block::from_bytes(&block.to_bytes()).unwrap();
+        assert_eq!(read, block);
+        assert_eq!(run(&site, &read), None);
+    }
+
+    #[test]
+    fn every_header_field_is_what_it_must_be() {
+        let mut site = Fixture::new();
+        site.join(2);
+        let transaction = refusal(&mut site);
+        let good = site.block(site.now_ms(), vec![transaction]).unwrap();
+        let zero = Hash::ZERO;
+        type Change = fn(&mut Header, Hash);
+        let changes: [(BlockError, Change); 13] = [
+            (BlockError::Header, |header, _| header.state_version += 1),
+            (BlockError::Header, |header, zero| header.chain_id.0 = zero),
+            (BlockError::Header, |header, _| header.era.0 += 1),
+            (BlockError::Header, |header, _| header.height.0 += 1),
+            (BlockError::Time, |header, _| header.time_ms = 0),
+            (BlockError::Header, |header, zero| header.parent_hash = zero),
+            (BodyError::Transactions.into(), |header, zero| header.tx_root = zero),
+            (BodyError::Transactions.into(), |header, _| header.tx_count += 1),
+            (BlockError::Header, |header, zero| header.state_root = zero),
+            (BlockError::Header, |header, zero| header.history_root = zero),
+            (BlockError::Header, |header, zero| header.validators_hash = zero),
+            (BlockError::Header, |header, zero| header.next_validators_hash = zero),
+            (BodyError::LastCommit.into(), |header, zero| header.last_commit_hash = zero),
+        ];
+        for (index, (error, change)) in changes.into_iter().enumerate() {
+            let mut block = good.clone();
+            change(&mut block.header, zero);
+            assert_eq!(run(&site, &block), Some(error), "change {index}");
+        }
+        let mut stranger = good;
+        stranger.header.proposer = NodeId([9; 20]);
+        assert_eq!(run(&site, &stranger), Some(BlockError::Proposer));
+    }
+
+    #[test]
+    fn time_grows() {
+        let mut site = Fixture::new();
+        site.join(2);
+        let parent_ms = site.tip.header.time_ms;
+        let block = site.block(parent_ms, vec![]).unwrap();
+        assert_eq!(run(&site, &block), Some(BlockError::Time));
+        let block = site.block(parent_ms + 1, vec![]).unwrap();
+        assert_eq!(run(&site, &block), None);
+    }
+
+    #[test]
+    fn the_parents_certificate_is_there_and_right() {
+        let mut site = Fixture::new();
+        let first = site.block(site.now_ms(), vec![]).unwrap();
+        assert_eq!(run(&site, &first), None);
+        site.join(2);
+        let with = |site: &Fixture, last_commit: Option<Certificate>| {
+            let mut block = site.block(site.now_ms(), vec![]).unwrap();
+            block.header.last_commit_hash = Block::last_commit_hash(last_commit.as_ref());
+            block.last_commit = last_commit;
+            run(site, &block)
+        };
+        assert_eq!(with(&site, None), Some(BlockError::LastCommit));
+        let good = site.last_commit.clone().unwrap();
+        let Signers::Votes(votes) = good.signers.clone() else { unreachable!() };
+        let unsigned = Votes::collect(0, 1, []);
+        for votes in [Votes { round: 1, ..votes }, unsigned] {
+            let forged = Certificate { signers: Signers::Votes(votes), ..good.clone() };
+            let refused = with(&site, Some(forged));
+            assert!(matches!(refused, Some(BlockError::Certificate(_))), "{refused:?}");
+        }
+        assert_eq!(with(&site, Some(good.clone())), None);
+        // The first block has no parent certificate.
+        let young = Fixture::new();
+        assert_eq!(with(&young, Some(good)), Some(BlockError::LastCommit));
+    }
+
+    #[test]
+    fn a_verifier_that_answers_for_another_transaction_is_noticed() {
+        let mut site = Fixture::new();
+        let (one, other) = (refusal(&mut site), refusal(&mut site));
+        let other = site.state.verify(other).unwrap();
+        let block = site.block(site.now_ms(), vec![one]).unwrap();
+        let result =
+            execute_with(&site.state, &site.tip, &site.tip_set, &block, |_| Ok(other.clone()));
+        assert_eq!(result.err(), Some(BodyError::Transactions.into()));
+    }
+}

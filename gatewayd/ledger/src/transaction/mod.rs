@@ -11,6 +11,8 @@ mod body;
 mod kind;
 mod readings;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 

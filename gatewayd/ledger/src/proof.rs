@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The format is canonical CBOR and self-contained. To stay short it says the chain ID once,
-//! names validator sets by their position, and joins the hashes of a path. Nothing here judges:
-//! that is `light`.
+//! names validator sets and proposers by their position, and joins the hashes of a path. Nothing
+//! here judges: that is `light`.
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 
@@ -16,11 +16,14 @@ use crate::{
     batch::{Leaf, LeafPath, Salt},
     certificate::Signers,
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, check_size},
+    crypto::Signature,
     header::Header,
     ids::{ChainId, Era, Hash, Height, NodeId, ParseIdError, decode_bech32m, encode_bech32m},
     merkle::MAX_PATH,
     state::StateProof,
-    transaction::{MAX_RECEIPTS, MAX_TRANSACTION, Receipt},
+    transaction::{
+        Author, BatchHead, Body, Draft, MAX_RECEIPTS, MAX_TRANSACTION, Receipt, Transaction,
+    },
     validator_set::ValidatorSet,
 };
 
@@ -182,11 +185,13 @@ const IDENTITY: u64 = 2;
 impl Encode for Proof {
     fn encode(&self, encoder: &mut Encoder) {
         let Self { subject, target, states } = self;
-        let hashes: Vec<Hash> = target.sets.iter().map(ValidatorSet::hash).collect();
+        let names = Names::of(&target.sets);
         encoder.array(6).text(MAGIC).uint(VERSION).value(&target.header.chain_id);
-        encode_target(encoder, target, &hashes);
+        encode_target(encoder, target, &names);
         match subject {
-            Subject::Reading(reading) => encode_reading(encoder, reading, &hashes),
+            Subject::Reading(reading) => {
+                encode_reading(encoder, reading, target.header.chain_id, &names)
+            }
             Subject::Identity(node) => {
                 encoder.array(2).uint(IDENTITY).value(node);
             }
@@ -208,8 +213,8 @@ impl Decode for Proof {
             return Err(DecodeError::Version { what: "proof", found });
         }
         let chain_id = ChainId::decode(decoder)?;
-        let (target, hashes) = decode_target(decoder, chain_id)?;
-        let subject = decode_subject(decoder, chain_id, &hashes)?;
+        let (target, names) = decode_target(decoder, chain_id)?;
+        let subject = decode_subject(decoder, chain_id, &names)?;
         let states = decoder.list("state proofs", MAX_STATES)?;
         Ok(Self { subject, target, states })
     }
@@ -227,32 +232,32 @@ impl Decode for Proof {
     }
 }
 
-fn encode_target(encoder: &mut Encoder, target: &Target, hashes: &[Hash]) {
+fn encode_target(encoder: &mut Encoder, target: &Target, names: &Names) {
     let Target { header, signers, sets, steps, anchors } = target;
     // The sets come first: headers name them.
     encoder.array(5).list(sets);
-    encode_header(encoder, header, hashes);
+    encode_header(encoder, header, names);
     encoder.value(signers);
     encoder.array(steps.len());
     for (header, signers) in steps {
         encoder.array(2);
-        encode_header(encoder, header, hashes);
+        encode_header(encoder, header, names);
         encoder.value(signers);
     }
     encoder.array(anchors.len());
     for header in anchors {
-        encode_header(encoder, header, hashes);
+        encode_header(encoder, header, names);
     }
 }
 
 fn decode_target(
     decoder: &mut Decoder<'_>,
     chain_id: ChainId,
-) -> Result<(Target, Vec<Hash>), DecodeError> {
+) -> Result<(Target, Names), DecodeError> {
     decoder.fields("target", 5)?;
     let sets: Vec<ValidatorSet> = decoder.list("validator sets", MAX_STEPS + 1)?;
-    let hashes: Vec<Hash> = sets.iter().map(ValidatorSet::hash).collect();
-    let header = decode_header(decoder, chain_id, &hashes)?;
+    let names = Names::of(&sets);
+    let header = decode_header(decoder, chain_id, &names)?;
     let signers = Signers::decode(decoder)?;
     let count = decoder.array("set changes", MAX_STEPS)?;
     if count + 1 != sets.len() {
@@ -261,19 +266,51 @@ fn decode_target(
     let mut steps = Vec::new();
     for _ in 0..count {
         decoder.fields("set change", 2)?;
-        let header = decode_header(decoder, chain_id, &hashes)?;
+        let header = decode_header(decoder, chain_id, &names)?;
         steps.push((header, Signers::decode(decoder)?));
     }
     let count = decoder.array("anchors", MAX_ANCHORS)?;
     let mut anchors = Vec::new();
     for _ in 0..count {
-        anchors.push(decode_header(decoder, chain_id, &hashes)?);
+        anchors.push(decode_header(decoder, chain_id, &names)?);
     }
-    Ok((Target { header, signers, sets, steps, anchors }, hashes))
+    Ok((Target { header, signers, sets, steps, anchors }, names))
 }
 
-/// A header without its chain ID, and with positions for the hashes of sets that are here.
-fn encode_header(encoder: &mut Encoder, header: &Header, hashes: &[Hash]) {
+/// What headers may name by position: the hashes of the file's sets, and the newest voters.
+struct Names {
+    sets: Vec<Hash>,
+    voters: Vec<NodeId>,
+}
+
+impl Names {
+    fn of(sets: &[ValidatorSet]) -> Self {
+        let newest = sets.last().map_or(&[][..], ValidatorSet::voters);
+        Self {
+            sets: sets.iter().map(ValidatorSet::hash).collect(),
+            voters: newest.iter().map(|voter| voter.node).collect(),
+        }
+    }
+}
+
+/// A value by its position among `named`, or itself.
+fn encode_name<T: Encode + PartialEq>(encoder: &mut Encoder, named: &[T], value: &T) {
+    match named.iter().position(|each| each == value) {
+        Some(index) => encoder.uint(index as u64),
+        None => encoder.value(value),
+    };
+}
+
+fn decode_name<T: Decode + Copy>(decoder: &mut Decoder<'_>, named: &[T]) -> Result<T, DecodeError> {
+    if decoder.next_is_bytes() {
+        return T::decode(decoder);
+    }
+    let index = usize::try_from(decoder.uint("position")?).ok();
+    index.and_then(|index| named.get(index)).copied().ok_or(DecodeError::Invalid("position"))
+}
+
+/// A header without its chain ID, and with positions for sets and voters that are in the file.
+fn encode_header(encoder: &mut Encoder, header: &Header, names: &Names) {
     let Header {
         state_version,
         chain_id: _,
@@ -294,27 +331,17 @@ fn encode_header(encoder: &mut Encoder, header: &Header, hashes: &[Hash]) {
     encoder.value(parent_hash).value(tx_root).value(tx_count).value(state_root);
     encoder.value(history_root);
     for set_hash in [validators_hash, next_validators_hash] {
-        match hashes.iter().position(|hash| hash == set_hash) {
-            Some(index) => encoder.uint(index as u64),
-            None => encoder.value(set_hash),
-        };
+        encode_name(encoder, &names.sets, set_hash);
     }
-    encoder.value(last_commit_hash).value(proposer);
+    encoder.value(last_commit_hash);
+    encode_name(encoder, &names.voters, proposer);
 }
 
 fn decode_header(
     decoder: &mut Decoder<'_>,
     chain_id: ChainId,
-    hashes: &[Hash],
+    names: &Names,
 ) -> Result<Header, DecodeError> {
-    let set_hash = |decoder: &mut Decoder<'_>| {
-        if decoder.next_is_bytes() {
-            return Hash::decode(decoder);
-        }
-        let index = usize::try_from(decoder.uint("validator set")?).ok();
-        let found = index.and_then(|index| hashes.get(index));
-        found.copied().ok_or(DecodeError::Invalid("validator set"))
-    };
     decoder.fields("header", 13)?;
     Ok(Header {
         state_version: decoder.uint32("state version")?,
@@ -327,20 +354,21 @@ fn decode_header(
         tx_count: decoder.uint32("transactions")?,
         state_root: Hash::decode(decoder)?,
         history_root: Hash::decode(decoder)?,
-        validators_hash: set_hash(decoder)?,
-        next_validators_hash: set_hash(decoder)?,
+        validators_hash: decode_name(decoder, &names.sets)?,
+        next_validators_hash: decode_name(decoder, &names.sets)?,
         last_commit_hash: Hash::decode(decoder)?,
-        proposer: NodeId::decode(decoder)?,
+        proposer: decode_name(decoder, &names.voters)?,
     })
 }
 
-fn encode_reading(encoder: &mut Encoder, reading: &ReadingProof, hashes: &[Hash]) {
+fn encode_reading(encoder: &mut Encoder, reading: &ReadingProof, chain_id: ChainId, names: &Names) {
     let ReadingProof { salt, index, path, leaf, transaction, tx_index, tx_path, receipts, block } =
         reading;
     encoder.array(18).uint(READING).bytes(salt).value(index);
     encode_path(encoder, path);
     leaf.encode_without_chain(encoder);
-    encoder.bytes(transaction).value(tx_index);
+    encode_transaction(encoder, transaction, chain_id);
+    encoder.value(tx_index);
     encode_path(encoder, tx_path);
     match receipts {
         None => encoder.null(),
@@ -354,7 +382,7 @@ fn encode_reading(encoder: &mut Encoder, reading: &ReadingProof, hashes: &[Hash]
         }
         Some((header, path)) => {
             encoder.array(2);
-            encode_header(encoder, header, hashes);
+            encode_header(encoder, header, names);
             encode_path(encoder, path);
         }
     }
@@ -363,7 +391,7 @@ fn encode_reading(encoder: &mut Encoder, reading: &ReadingProof, hashes: &[Hash]
 fn decode_subject(
     decoder: &mut Decoder<'_>,
     chain_id: ChainId,
-    hashes: &[Hash],
+    names: &Names,
 ) -> Result<Subject, DecodeError> {
     let fields = decoder.array("subject", 18)?;
     match (decoder.uint("subject")?, fields) {
@@ -374,16 +402,56 @@ fn decode_subject(
                 index: decoder.uint32("index")?,
                 path: decode_path(decoder)?,
                 leaf: Leaf::decode_with_chain(chain_id, decoder)?,
-                transaction: decoder.bytes("transaction", MAX_TRANSACTION)?.to_vec(),
+                transaction: decode_transaction(decoder, chain_id)?,
                 tx_index: decoder.uint32("transaction index")?,
                 tx_path: decode_path(decoder)?,
                 receipts: decode_receipts(decoder)?,
-                block: decode_block(decoder, chain_id, hashes)?,
+                block: decode_block(decoder, chain_id, names)?,
             };
             Ok(Subject::Reading(Box::new(reading)))
         }
         _ => Err(DecodeError::Invalid("subject")),
     }
+}
+
+/// The stored bytes of a batch of this ledger follow from its fields: those are written, without
+/// the chain ID. Anything else is written as it is.
+fn encode_transaction(encoder: &mut Encoder, raw: &[u8], chain_id: ChainId) {
+    let parsed = Transaction::from_raw(raw).ok().filter(|t| t.draft().chain_id == chain_id);
+    let parts = parsed.as_ref().map(|transaction| (transaction.draft(), transaction.signature()));
+    match parts {
+        Some((
+            Draft { era, author, nonce, expiry, attachment, body: Body::Batch(head), .. },
+            s,
+        )) => {
+            encoder.array(7).value(era).value(author).uint(*nonce).uint(*expiry);
+            encoder.value(attachment).value(head).value(s);
+        }
+        _ => {
+            encoder.bytes(raw);
+        }
+    }
+}
+
+fn decode_transaction(
+    decoder: &mut Decoder<'_>,
+    chain_id: ChainId,
+) -> Result<Vec<u8>, DecodeError> {
+    if decoder.next_is_bytes() {
+        return Ok(decoder.bytes("transaction", MAX_TRANSACTION)?.to_vec());
+    }
+    decoder.fields("batch transaction", 7)?;
+    let draft = Draft {
+        chain_id,
+        era: Era::decode(decoder)?,
+        author: Author::decode(decoder)?,
+        nonce: decoder.uint("nonce")?,
+        expiry: decoder.uint("expiry")?,
+        attachment: decoder.option()?,
+        body: Body::Batch(BatchHead::decode(decoder)?),
+    };
+    let transaction = draft.with_signature(Signature::decode(decoder)?);
+    Ok(transaction.raw().to_vec())
 }
 
 fn decode_receipts(decoder: &mut Decoder<'_>) -> Result<Option<ShownReceipts>, DecodeError> {
@@ -400,13 +468,13 @@ fn decode_receipts(decoder: &mut Decoder<'_>) -> Result<Option<ShownReceipts>, D
 fn decode_block(
     decoder: &mut Decoder<'_>,
     chain_id: ChainId,
-    hashes: &[Hash],
+    names: &Names,
 ) -> Result<Option<(Header, Vec<Hash>)>, DecodeError> {
     if decoder.null() {
         return Ok(None);
     }
     decoder.fields("block", 2)?;
-    let header = decode_header(decoder, chain_id, hashes)?;
+    let header = decode_header(decoder, chain_id, names)?;
     Ok(Some((header, decode_path(decoder)?)))
 }
 

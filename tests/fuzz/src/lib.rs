@@ -19,7 +19,8 @@ pub struct Target {
     pub name: &'static str,
     /// Gives the parser some bytes.
     pub run: fn(&[u8]),
-    /// Files and folders of the tree, from its top, that serve as seeds beside the corpus.
+    /// What serves as seeds beside the corpus, from the top of the tree: files, folders, or
+    /// `FILE#NAME` for the lines `NAME… HEX` of a file.
     pub seeds: &'static [&'static str],
 }
 

@@ -197,20 +197,34 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Seeds of a target, sorted by path so that a seed number replays on any machine.
+/// Seeds of a target in the order of their places, so that a seed number replays on any machine.
 fn seeds(target: &Target) -> Vec<Vec<u8>> {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
     let top = fuzz.ancestors().nth(2).unwrap_or(fuzz);
     let mut files = Vec::new();
+    let mut lines = Vec::new();
     collect(&fuzz.join("corpus").join(target.name), &mut files);
     for seed in target.seeds {
-        collect(&top.join(seed), &mut files);
+        match seed.split_once('#') {
+            Some((file, name)) => lines.extend(hex_lines(&top.join(file), name)),
+            None => collect(&top.join(seed), &mut files),
+        }
     }
     files.sort();
-    files
-        .iter()
-        .filter_map(|file| fs::read(file).ok())
-        .filter(|bytes| bytes.len() <= MAX_INPUT)
+    let files = files.iter().filter_map(|file| fs::read(file).ok());
+    files.chain(lines).filter(|bytes| bytes.len() <= MAX_INPUT).collect()
+}
+
+/// The bytes of the lines `NAME… HEX` of a file.
+fn hex_lines(file: &Path, name: &str) -> Vec<Vec<u8>> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| {
+            let hex = line.split_once(' ')?.1;
+            let digits = (0..hex.len() / 2).map(|at| hex.get(2 * at..2 * at + 2));
+            digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
+        })
         .collect()
 }
 

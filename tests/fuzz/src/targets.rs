@@ -1,11 +1,24 @@
-//! The targets, in the order of the data: drivers, attestation, ledger. Where a format has one
-//! canonical form, what was accepted must encode to the very bytes it came from.
+//! The targets, in the order of the data: drivers, attestation, ledger, daemon. Where a format has
+//! one canonical form, what was accepted must encode to the very bytes it came from.
 
+use ledger::batch::{Leaf, LeafPath};
+use ledger::block::Block;
+use ledger::certificate::Certificate;
 use ledger::codec::{Decode, Encode};
+use ledger::operator::{Request, SignedAct};
+use ledger::transaction::{Attachment, Transaction};
+use ledger::validator_set::ValidatorSet;
 
 use crate::Target;
 
 const TPM: &[&str] = &["attestation/testdata"];
+
+/// Pinned encodings of the ledger, by the beginning of their name.
+macro_rules! golden {
+    ($name:literal) => {
+        concat!("gatewayd/ledger/testdata/golden.txt#", $name)
+    };
+}
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
@@ -22,47 +35,44 @@ pub const TARGETS: &[Target] = &[
     of("lora_pairing", drivers::lora::pairing::fuzz),
     of("lora_record", drivers::lora::record::fuzz),
     of("lora_server", drivers::lora::server::fuzz),
-    Target { name: "tpm_public", run: attestation::fuzz::public, seeds: TPM },
-    Target { name: "tpm_attest", run: attestation::fuzz::attest, seeds: TPM },
-    Target { name: "tpm_signature", run: attestation::fuzz::signature, seeds: TPM },
-    Target { name: "ek_certificate", run: attestation::fuzz::certificate, seeds: TPM },
-    Target { name: "ek_chain", run: attestation::fuzz::certificate_chain, seeds: TPM },
-    Target { name: "evidence", run: attestation::fuzz::evidence, seeds: TPM },
-    Target { name: "credential", run: attestation::fuzz::credential, seeds: TPM },
-    of("transaction", transaction),
-    of("operator_request", canonical::<ledger::operator::Request>),
-    of("operator_act", canonical::<ledger::operator::SignedAct>),
-    of("block", canonical::<ledger::block::Block>),
-    of("certificate", canonical::<ledger::certificate::Certificate>),
-    of("voters", canonical::<ledger::validator_set::ValidatorSet>),
-    of("genesis", genesis),
-    of("leaf", canonical::<ledger::batch::Leaf>),
-    of("batch_path", canonical::<ledger::batch::LeafPath>),
-    of("consensus_message", canonical::<ledger::consensus::message::Message>),
-    of("consensus_wal", wal),
+    seeded("tpm_public", attestation::fuzz::public, TPM),
+    seeded("tpm_attest", attestation::fuzz::attest, TPM),
+    seeded("tpm_signature", attestation::fuzz::signature, TPM),
+    seeded("ek_certificate", attestation::fuzz::certificate, TPM),
+    seeded("ek_chain", attestation::fuzz::certificate_chain, TPM),
+    seeded("evidence", attestation::fuzz::evidence, TPM),
+    seeded("credential", attestation::fuzz::credential, TPM),
+    seeded("transaction", canonical::<Transaction>, &[golden!("transaction-")]),
+    seeded("attachment", canonical::<Attachment>, &[golden!("attachment")]),
+    seeded("operator_request", canonical::<Request>, &[golden!("operator-request")]),
+    seeded("operator_act", canonical::<SignedAct>, &[golden!("operator-act")]),
+    seeded("block", canonical::<Block>, &[golden!("block")]),
+    seeded("certificate", canonical::<Certificate>, &[golden!("certificate")]),
+    seeded("voters", canonical::<ValidatorSet>, &[golden!("validator-set")]),
+    seeded("genesis", genesis, &[golden!("genesis")]),
+    seeded("leaf", canonical::<Leaf>, &[golden!("leaf")]),
+    seeded("batch_path", canonical::<LeafPath>, &[golden!("leaf-path")]),
+    seeded("state", ledger::state::fuzz, &[golden!("state-")]),
+    seeded("proof", ledger::light::fuzz, &[golden!("proof")]),
+    seeded("anchor", ledger::proof::fuzz_anchor, &[golden!("anchor-code")]),
+    of("consensus_message", ledger::consensus::message::fuzz),
+    of("consensus_wal", ledger::consensus::wal::fuzz),
     of("node_id", node_id),
+    seeded("config", config, &["packaging/defaults.toml"]),
 ];
 
 const fn of(name: &'static str, run: fn(&[u8])) -> Target {
-    Target { name, run, seeds: &[] }
+    seeded(name, run, &[])
 }
 
-/// A transaction as a peer or the operator hands it in.
-pub fn transaction(bytes: &[u8]) {
-    canonical::<ledger::transaction::Transaction>(bytes);
-    canonical::<ledger::transaction::Attachment>(bytes);
+const fn seeded(name: &'static str, run: fn(&[u8]), seeds: &'static [&'static str]) -> Target {
+    Target { name, run, seeds }
 }
 
 /// The first record of a site, and its policy.
 pub fn genesis(bytes: &[u8]) {
     canonical::<ledger::genesis::Genesis>(bytes);
     canonical::<ledger::policy::Policy>(bytes);
-}
-
-/// One copy of the write-ahead log, as a disk gives it back.
-pub fn wal(bytes: &[u8]) {
-    let records = ledger::consensus::wal::scan_bytes(bytes);
-    assert!(records <= bytes.len(), "a record has at least one byte");
 }
 
 /// A node ID as people type it.
@@ -72,6 +82,13 @@ pub fn node_id(bytes: &[u8]) {
     {
         let shown = [id.to_gateway_string(), id.to_light_node_string()];
         assert!(shown.iter().any(|shown| shown.eq_ignore_ascii_case(text)), "one ID, one text");
+    }
+}
+
+/// A configuration file. An error is a sentence on one line.
+pub fn config(bytes: &[u8]) {
+    if let Err(error) = gatewayd::config::check_text(bytes) {
+        assert!(!error.to_string().contains('\n'), "one error, one line");
     }
 }
 

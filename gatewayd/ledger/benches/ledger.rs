@@ -1,0 +1,159 @@
+//! Blocks a second with one voter, bytes written for a block, and the time from the files to a
+//! node that answers. `cargo bench -p ledger --bench ledger`, with `-- BLOCKS` for another
+//! length of the chain (10,000).
+//!
+//! Prints one object a line: `{"figure","value","unit","how"}`.
+
+#![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
+#[path = "../tests/site/mod.rs"]
+mod site;
+
+use std::path::Path;
+use std::time::Instant;
+
+use ledger::host::{Host, Outward};
+use ledger::ids::NodeId;
+use ledger::node::{Decided, Effect, Input, Node, Now, Setup};
+use ledger::store::Store;
+use ledger::transaction::Transaction;
+use site::{START_MS, Site, light_node};
+
+fn main() {
+    let blocks = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
+    let site = Site::new(1);
+    unthrottled(&site, 2_000);
+    batches(&site, 100, 300);
+    start(&site, blocks);
+}
+
+fn print(figure: &str, value: f64, unit: &str, how: &str) {
+    println!(r#"{{"figure":"{figure}","value":{value:.3},"unit":"{unit}","how":"{how}"}}"#);
+}
+
+/// A host that submits and says how many blocks came of it.
+struct Load {
+    host: Host,
+    now: Now,
+    blocks: u64,
+}
+
+impl Load {
+    fn open(site: &Site, directory: &Path) -> Self {
+        let vote_key = site.votes[0].clone();
+        let host = Host::open(directory, site.nodes[0], Some(vote_key)).unwrap();
+        let now = Now { mono_ms: 0, wall_ms: START_MS, synchronised: true };
+        let mut load = Self { host, now, blocks: 0 };
+        load.step(Input::Start, 0);
+        load
+    }
+
+    fn step(&mut self, input: Input, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        let blocks = &mut self.blocks;
+        let mut count = |out| match out {
+            Outward::Committed(_) => *blocks += 1,
+            Outward::Refused { error, .. } => panic!("{error}"),
+            _ => {}
+        };
+        self.host.step(self.now, input, &mut count).unwrap();
+    }
+
+    fn submit(&mut self, transaction: Transaction) {
+        self.step(Input::Submit(Box::new(transaction)), 1);
+    }
+}
+
+fn unthrottled(site: &Site, blocks: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    Store::found(directory.path(), &site.founding()).unwrap();
+    let mut load = Load::open(site, directory.path());
+    let acts: Vec<_> = (1..=blocks).map(|nonce| site.act(nonce)).collect();
+    let (begun, before) = (Instant::now(), written());
+    acts.into_iter().for_each(|act| load.submit(act));
+    let seconds = begun.elapsed().as_secs_f64();
+    assert_eq!(load.blocks, blocks);
+    let how = "one voter, one act a block, disk syncs on";
+    print("ledger_blocks_per_s_n1", blocks as f64 / seconds, "1/s", how);
+    print("ledger_written_per_block", (written() - before) / blocks as f64, "B", how);
+}
+
+/// One batch of one reading of each light node in a block of its own, as at low rates.
+fn batches(site: &Site, nodes: u64, blocks: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    Store::found(directory.path(), &site.founding()).unwrap();
+    let mut load = Load::open(site, directory.path());
+    let nodes: Vec<NodeId> = (0..nodes).map(light_node).collect();
+    let mut nonce = 1;
+    for node in &nodes {
+        for transaction in site.pair(0, nonce, *node) {
+            load.submit(transaction);
+            nonce += 1;
+        }
+    }
+    let made: Vec<_> = (1..=blocks)
+        .map(|sequence| site.batch(0, nonce + sequence, sequence, &nodes, sequence))
+        .collect();
+    let (begun, before) = (Instant::now(), written());
+    for batch in made {
+        load.submit(batch);
+        load.step(Input::Wake, 500);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let how = format!("one voter, a batch of {} light nodes a block, disk syncs on", nodes.len());
+    print("ledger_batch_blocks_per_s", blocks as f64 / seconds, "1/s", &how);
+    print("ledger_written_per_batch_block", (written() - before) / blocks as f64, "B", &how);
+}
+
+fn start(site: &Site, blocks: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::found(directory.path(), &site.founding()).unwrap();
+    grow(site, &mut store, blocks);
+    drop(store);
+    let begun = Instant::now();
+    let load = Load::open(site, directory.path());
+    let milliseconds = begun.elapsed().as_secs_f64() * 1_000.0;
+    assert_eq!(load.host.node().tip().height.0, blocks);
+    let how = format!("open store and log, rebuild the state, {blocks} blocks");
+    print("ledger_start_ms", milliseconds, "ms", &how);
+    let bytes = std::fs::metadata(directory.path().join("ledger.db")).unwrap().len();
+    print("ledger_bytes_per_empty_block", bytes as f64 / blocks as f64, "B", &how);
+}
+
+/// Heartbeat blocks, stored in groups.
+fn grow(site: &Site, store: &mut Store, blocks: u64) {
+    let setup = Setup {
+        node: site.nodes[0],
+        vote_key: Some(site.votes[0].clone()),
+        loaded: store.load().unwrap(),
+        records: Vec::new(),
+        recovery: ledger::consensus::wal::Recovery::Empty,
+    };
+    let mut node = Node::new(setup).unwrap();
+    let mut now = Now { mono_ms: 0, wall_ms: START_MS, synchronised: true };
+    node.step(now, Input::Start);
+    let mut group: Vec<Decided> = Vec::new();
+    for height in 1..=blocks {
+        now.mono_ms += 60_000;
+        now.wall_ms += 60_000;
+        let stored = node.step(now, Input::Wake).into_iter().find_map(|effect| match effect {
+            Effect::Store(decided) => Some(decided),
+            _ => None,
+        });
+        group.push(*stored.unwrap());
+        node.step(now, Input::Stored(ledger::ids::Height(height)));
+        if group.len() == 1_000 || height == blocks {
+            store.commit_all(&group).unwrap();
+            group.clear();
+        }
+    }
+}
+
+/// Bytes that this process has sent towards the disk so far.
+fn written() -> f64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
+    bytes.parse().unwrap()
+}

@@ -1,5 +1,6 @@
 //! Each rule of the state machine, by the transaction that breaks it.
 
+mod absurd;
 mod governance;
 mod light_nodes;
 mod readings;

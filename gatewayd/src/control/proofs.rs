@@ -109,23 +109,29 @@ impl Control {
         name: &str,
         counter: Option<(u32, u64)>,
     ) -> Result<(StoredBatch, usize)> {
-        parts.ingest.flush().await?;
         let not_found = || ControlError::NotFound { what: "reading", name: name.to_owned() };
+        let path = self.settings.data_dir.join("buffer.db");
+        let (epoch, counter) = match counter {
+            Some(wanted) => wanted,
+            // The newest of this moment: later ones do not put the answer off.
+            None => {
+                let path = path.clone();
+                let newest = blocking(move || {
+                    let reader = BufferReader::open(&path).map_err(storage)?;
+                    reader.newest(Some(&node), 1).map_err(storage)
+                });
+                let newest = newest.await?.pop().ok_or_else(not_found)?.entry;
+                (newest.epoch, newest.counter)
+            }
+        };
+        parts.ingest.flush().await?;
         let mut tip = parts.ledger.tip();
         let deadline = tokio::time::Instant::now() + COMMIT_TIMEOUT;
         loop {
             tip.mark_unchanged();
-            let path = self.settings.data_dir.join("buffer.db");
+            let path = path.clone();
             let found = blocking(move || {
                 let reader = BufferReader::open(&path).map_err(storage)?;
-                let wanted = match counter {
-                    Some((epoch, counter)) => Some((epoch, counter)),
-                    None => {
-                        let newest = reader.newest(Some(&node), 1).map_err(storage)?;
-                        newest.first().map(|newest| (newest.entry.epoch, newest.entry.counter))
-                    }
-                };
-                let Some((epoch, counter)) = wanted else { return Ok(None) };
                 reader.find(&node, epoch, counter).map_err(storage)
             });
             match found.await? {
@@ -137,9 +143,9 @@ impl Control {
                         "this reading is kept here, unrecorded: its counter was closed".into(),
                     ));
                 }
-                None if counter.is_some() => return Err(not_found()),
-                None if parts.ingest.heard().await?.counts[0] == 0 => return Err(not_found()),
-                Some(_) | None => {}
+                Some(_) => {}
+                // What was durable is cut by now.
+                None => return Err(not_found()),
             }
             // Marking a batch as committed comes a moment after its block.
             let moved = tokio::time::timeout(Duration::from_millis(200), tip.changed()).await;

@@ -494,15 +494,19 @@ impl Pairing {
                             self.candidate.record = Some(record);
                             continue;
                         }
-                        Effect::Deliver(_) => Input::Uplink,
+                        Effect::Deliver(_) | Effect::Refused(Refusal::Held(_)) => Input::Uplink,
                         Effect::Refused(Refusal::WrongKey(_)) => Input::WrongKey,
-                        Effect::Write { bytes, after_durable: false } => {
+                        Effect::Refused(refusal) => {
+                            tracing::debug!(%refusal, "not taken while pairing");
+                            continue;
+                        }
+                        // The handshake alone is answered: readings are held, so that none is
+                        // acknowledged before the record knows the sensor.
+                        Effect::Write { bytes, .. } => {
                             // Dropped when the queue is full: the sensor calls again.
                             let _ = writer.write(bytes);
                             continue;
                         }
-                        // Not acknowledged: before it is registered nothing is recorded.
-                        Effect::Write { .. } | Effect::Refused(_) => continue,
                     };
                     // A full queue means that the window has heard enough.
                     let _ = self.told.try_send(input);

@@ -1,0 +1,249 @@
+//! A whole gateway for a test: its own folder, bus, software TPM, UDP port and the real binaries.
+
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::bus::PrivateBus;
+use crate::swtpm::Swtpm;
+
+/// Longest wait for anything that should happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One gateway; its processes end when it is dropped.
+pub struct Gateway {
+    /// Folder of everything.
+    pub dir: tempfile::TempDir,
+    /// Message bus.
+    pub bus: PrivateBus,
+    /// TPM.
+    pub tpm: Swtpm,
+    /// UDP port of the LoRaWAN side.
+    pub lora_port: u16,
+    daemon: Option<Child>,
+}
+
+impl Gateway {
+    /// Bus and TPM, configured, daemon not started.
+    pub fn prepare() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let bus = PrivateBus::start()?;
+        let tpm = Swtpm::manufacture(&dir.path().join("tpm-state"))?;
+        let lora_port = UdpSocket::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let gateway = Self { dir, bus, tpm, lora_port, daemon: None };
+        gateway.configure("")?;
+        Ok(gateway)
+    }
+
+    /// Daemon running, no site yet.
+    pub fn start_new() -> Result<Self> {
+        let mut gateway = Self::prepare()?;
+        gateway.start()?;
+        Ok(gateway)
+    }
+
+    /// Daemon running on an unattested site of its own.
+    pub fn with_site() -> Result<Self> {
+        let mut gateway = Self::start_new()?;
+        gateway.init_site()?;
+        Ok(gateway)
+    }
+
+    /// Writes the configuration; `more` is appended.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        let text = format!(
+            "data_dir = {:?}\n[bus]\naddress = {:?}\n[tpm]\ntcti = {:?}\n[lora]\nlisten = \
+             \"127.0.0.1:{}\"\n{more}\n",
+            self.data_dir(),
+            self.bus.address(),
+            self.tpm.tcti(),
+            self.lora_port,
+        );
+        Ok(std::fs::write(self.config(), text)?)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("gatewayd.toml")
+    }
+
+    /// The daemon's data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The operator's key file and its passphrase file.
+    pub fn operator_key(&self) -> (PathBuf, PathBuf) {
+        (self.dir.path().join("operator.pem"), self.dir.path().join("passphrase"))
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_for("the daemon to answer", |gateway| {
+            gateway.ctl(&["status", "--json"]).is_ok_and(|output| output.status.success())
+        })
+    }
+
+    /// Starts the daemon without waiting.
+    pub fn spawn(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let child = Command::new(binary("gatewayd")?)
+            .arg("--config")
+            .arg(self.config())
+            .env("TSS2_LOG", "all+NONE")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.daemon = Some(child);
+        Ok(())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("gatewayd.log")
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Process ID of the daemon.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
+    }
+
+    /// Kills the daemon with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        daemon.kill()?;
+        daemon.wait()?;
+        Ok(())
+    }
+
+    /// Stops the daemon with SIGTERM; it must end well, in time.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        let stopped = Command::new("kill").arg(daemon.id().to_string()).status()?;
+        ensure!(stopped.success(), "kill");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = daemon.try_wait()? {
+                ensure!(status.success(), "the daemon ended with {status}:\n{}", self.log());
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                daemon.kill()?;
+                bail!("the daemon does not stop:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the daemon has ended by itself; its exit code.
+    pub fn wait_exit(&mut self) -> Result<Option<i32>> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = daemon.try_wait()? {
+                return Ok(status.code());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon.kill()?;
+        bail!("the daemon goes on:\n{}", self.log())
+    }
+
+    /// Founds the (unattested) site.
+    pub fn init_site(&self) -> Result<Value> {
+        let (key, passphrase) = self.operator_key();
+        std::fs::write(&passphrase, "correct horse battery staple\n")?;
+        self.ctl_json(&[
+            "site",
+            "init",
+            "--name",
+            "test site",
+            "--unattested",
+            "--operator-key",
+            text(&key)?,
+            "--passphrase-file",
+            text(&passphrase)?,
+        ])
+    }
+
+    /// Runs `gatewayctl` on this gateway's bus.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(Command::new(binary("gatewayctl")?)
+            .args(arguments)
+            .env("GATEWAYD_BUS", self.bus.address())
+            .stdin(Stdio::null())
+            .output()?)
+    }
+
+    /// Runs `gatewayctl` in the background with its output in pipes.
+    pub fn ctl_spawn(&self, arguments: &[&str]) -> Result<Child> {
+        Ok(Command::new(binary("gatewayctl")?)
+            .args(arguments)
+            .env("GATEWAYD_BUS", self.bus.address())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?)
+    }
+
+    /// Runs `gatewayctl … --json`, which must succeed.
+    pub fn ctl_json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        let output = self.ctl(&arguments)?;
+        ensure!(
+            output.status.success(),
+            "gatewayctl {arguments:?}: {}\n{}{}\n--- daemon:\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log(),
+        );
+        serde_json::from_slice(&output.stdout).context("gatewayctl --json")
+    }
+
+    /// Waits until `done` says so.
+    pub fn wait_for(&self, what: &str, mut done: impl FnMut(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            if Instant::now() > deadline {
+                bail!("waited in vain for {what}; the daemon said:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // Best effort at the end of a test.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// The product's binary, built beside this test.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().find(|folder| folder.join(name).is_file());
+    let path = folder.with_context(|| format!("build it first: cargo build -p gatewayd ({name})"))?;
+    Ok(path.join(name))
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("path is not UTF-8")
+}

@@ -41,11 +41,15 @@ impl Node {
     }
 
     pub(super) fn start_if_due(&mut self) {
-        let idle = self.driver.running().is_none() && self.storing.is_none() && !self.stopped;
+        let idle = self.driver.running().is_none()
+            && self.storing.is_none()
+            && !self.missing_body
+            && !self.stopped;
         if !idle || self.due_ms().is_none_or(|due| due > self.now.mono_ms) {
             return;
         }
         self.called = false;
+        self.repeat_gossip();
         let height = self.next_height();
         let records = std::mem::take(&mut self.replay);
         for record in &records {
@@ -97,7 +101,9 @@ impl Node {
     /// The engine has decided: the body is here, for a vote needs it.
     fn decided(&mut self, decision: &Decision) {
         let Some(candidate) = self.candidates.remove(&decision.block) else {
-            // Decided by others on a body that did not come: fetch the block as a whole.
+            // Decided, and the body is not here (its log record was lost): fetch the block. The
+            // height must not be started again, for this node has voted in it.
+            self.missing_body = true;
             self.driver.leave();
             self.peers.fetch_from_all(decision.height);
             self.publish(&Message::Fetch(decision.height));

@@ -227,6 +227,8 @@ pub struct Node {
     silent_through: Height,
     /// Another voter works on the next height.
     called: bool,
+    /// The next height is decided and its block must be fetched.
+    missing_body: bool,
     now: Now,
     effects: Vec<Effect>,
     stopped: bool,
@@ -265,6 +267,7 @@ impl Node {
             damaged: recovery == Recovery::Damaged,
             silent_through: Height::GENESIS,
             called: false,
+            missing_body: false,
             now: Now::default(),
             effects: Vec::new(),
             stopped: false,
@@ -335,6 +338,7 @@ impl Node {
         }
         let work = match self.driver.running() {
             Some(_) => self.driver.next_timer(),
+            None if self.missing_body => None,
             None => self.due_ms(),
         };
         work.into_iter().chain(self.ask_again_ms()).min()
@@ -391,6 +395,11 @@ impl Node {
         if self.mempool.contains(&transaction.hash()) {
             return Err(MempoolError::Known.into());
         }
+        let (author, nonce) = (transaction.draft().author, transaction.draft().nonce);
+        if self.state.activity(&author).is_some_and(|known| !known.clone().use_nonce(nonce)) {
+            // Most often a transaction that is in a block already and was told once more.
+            return Err(ApplyError::Nonce(nonce).into());
+        }
         let gossip = (local && self.has_peers()).then(|| transaction.to_bytes());
         let verified = self.state.verify(transaction)?;
         self.mempool.insert(verified, self.now.mono_ms, local)?;
@@ -398,6 +407,23 @@ impl Node {
             self.publish(&Message::Transactions(vec![bytes]));
         }
         Ok(())
+    }
+
+    /// Tells the others again what was submitted here and is in no block yet: the first telling
+    /// may have been lost.
+    fn repeat_gossip(&mut self) {
+        if !self.has_peers() {
+            return;
+        }
+        let old = |since: u64| self.now.mono_ms.saturating_sub(since) >= GOSSIP_AGAIN_MS;
+        let list: Vec<_> = (self.mempool.iter())
+            .filter(|waiting| waiting.local && old(waiting.since_ms))
+            .take(MAX_REPEATED)
+            .map(|waiting| waiting.transaction.transaction().to_bytes())
+            .collect();
+        if !list.is_empty() {
+            self.publish(&Message::Transactions(list));
+        }
     }
 
     fn next_height(&self) -> Height {
@@ -419,6 +445,11 @@ impl Node {
         }
     }
 }
+
+/// A transaction that waits this long is told again with each height that starts.
+const GOSSIP_AGAIN_MS: u64 = 1_500;
+/// Transactions told again at once; below the limit of a message even with attachments.
+const MAX_REPEATED: usize = 6;
 
 /// The tree over all headers up to `tip`, from its peaks.
 fn frontier(tip: Height, peaks: &[Hash]) -> Option<Frontier> {

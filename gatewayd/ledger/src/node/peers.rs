@@ -94,7 +94,7 @@ impl Node {
                 }
             }
             Message::Fetch(height) => self.serve(from, height),
-            Message::Decided { block, certificate } => self.follow(&block, &certificate),
+            Message::Decided { block, certificate } => self.follow(from, &block, &certificate),
             _ => {}
         }
     }
@@ -207,13 +207,22 @@ impl Node {
     }
 
     /// A decided block: verified by its certificate, executed, stored.
-    fn follow(&mut self, block: &[u8], certificate: &[u8]) {
+    fn follow(&mut self, from: NodeId, block: &[u8], certificate: &[u8]) {
         let (Ok(block), Ok(certificate)) =
             (Block::from_bytes(block), Certificate::from_bytes(certificate))
         else {
             return;
         };
-        if self.storing.is_some() || block.header.height != self.next_height() {
+        let next = self.next_height();
+        if block.header.height > next {
+            // A block of the sole voter was lost on the way: ask for what is missing.
+            if let Some(peer) = self.peers.of(from) {
+                peer.height = peer.height.max(block.header.height.next());
+            }
+            return self.fetch_more();
+        }
+        // A body that is not the header's is the peer's fault, and says nothing about the block.
+        if self.storing.is_some() || block.header.height != next || block.check_body().is_err() {
             return;
         }
         if super::recovery::is_recovery_block(&block) {
@@ -229,6 +238,7 @@ impl Node {
             Ok(candidate) => {
                 // The next block may be asked for as soon as this one is stored.
                 self.peers.known.values_mut().for_each(|peer| peer.asked_ms = None);
+                self.missing_body = false;
                 self.store(candidate, certificate);
             }
             Err(error) => self.fail(Fault::Decided { height, error }),

@@ -41,7 +41,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run::run(settings)));
+        .and_then(|runtime| {
+            let ended = runtime.block_on(run::run(settings));
+            // A task that still blocks has nothing to say any more.
+            runtime.shutdown_background();
+            ended
+        });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -120,7 +120,8 @@ pub(super) async fn start(
     server.set_transmit_allowed(true);
     let (commands, inbox) = mpsc::channel(QUEUE);
     let handle = Handle { commands };
-    let task = Task { link, server, shared, devices: HashMap::new(), commands: handle.clone() };
+    let commands = handle.commands.downgrade();
+    let task = Task { link, server, shared, devices: HashMap::new(), commands };
     tokio::spawn(task.run(inbox));
     Ok(handle)
 }
@@ -130,7 +131,8 @@ struct Task {
     server: Server,
     shared: Shared,
     devices: HashMap<Identity, Device>,
-    commands: Handle,
+    /// For answers to itself; weak, so that the task ends with its last handle.
+    commands: mpsc::WeakSender<Command>,
 }
 
 /// What a round of effects asks for once its readings are durable.
@@ -333,13 +335,16 @@ impl Task {
     fn reserve(&self, identity: Identity, window: WindowKind) {
         let Some(device) = self.devices.get(&identity) else { return };
         let (node, dev_eui) = (device.node, device.config.dev_eui);
-        let (ledger, commands) = (self.shared.ledger.clone(), self.commands.commands.clone());
+        let (ledger, commands) = (self.shared.ledger.clone(), self.commands.clone());
         tokio::spawn(async move {
             let join = matches!(window, WindowKind::Join);
             match ledger.reserve(node, join).await {
                 Ok((from, count)) => {
                     // A task that has ended needs no window.
-                    let _ = commands.send(Command::Granted { dev_eui, window, from, count }).await;
+                    let granted = Command::Granted { dev_eui, window, from, count };
+                    if let Some(commands) = commands.upgrade() {
+                        let _ = commands.send(granted).await;
+                    }
                 }
                 Err(error) => tracing::error!(%error, "no counters for downlinks reserved"),
             }

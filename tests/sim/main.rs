@@ -54,6 +54,13 @@ fn four_voters_of_which_one_is_away() {
 }
 
 #[test]
+fn followers_of_one_voter_and_of_four() {
+    let plan = |seed| Plan { blocks: 25, followers: 2, crashes: 6, loss: 15, ..Plan::quiet(seed) };
+    with_seeds("one voter, two followers", 0..4, plan);
+    with_seeds("four voters, two followers", 0..3, |seed| Plan { voters: 4, ..plan(seed) });
+}
+
+#[test]
 fn voters_with_damaged_logs() {
     let plan = |seed| Plan {
         voters: 4,

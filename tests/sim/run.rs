@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) crashes: u64,
     /// Messages lost, percent.
     pub(crate) loss: u64,
+    /// Gateways without a vote.
+    pub(crate) followers: usize,
     /// Gateways that never run.
     pub(crate) away: usize,
     /// Each power cut of the first voter also damages its log, in one copy or both.
@@ -31,7 +33,22 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn quiet(seed: u64) -> Self {
-        Self { seed, voters: 1, blocks: 10, crashes: 0, loss: 0, away: 0, damage: false }
+        Self {
+            seed,
+            voters: 1,
+            blocks: 10,
+            crashes: 0,
+            loss: 0,
+            followers: 0,
+            away: 0,
+            damage: false,
+        }
+    }
+}
+
+impl Plan {
+    fn gateways(&self) -> usize {
+        self.voters + self.followers
     }
 }
 
@@ -74,10 +91,10 @@ const PATIENCE_MS: u64 = 1_800_000;
 
 impl Run {
     pub(crate) fn new(plan: Plan) -> Self {
-        let site = Site::new(plan.voters);
+        let site = Site::with_followers(plan.voters, plan.followers);
         let founding = site.founding();
         let mut random = Random::new(plan.seed);
-        let gateways = (0..plan.voters)
+        let gateways = (0..plan.gateways())
             .map(|_| {
                 let directory = tempfile::tempdir().unwrap();
                 Store::found(directory.path(), &founding).unwrap();
@@ -101,7 +118,7 @@ impl Run {
             nonce: 0,
             crashes_left,
         };
-        for gateway in 0..run.plan.voters - run.plan.away {
+        for gateway in 0..run.plan.gateways() - run.plan.away {
             run.start(gateway);
         }
         run.after(100, Event::Submit);
@@ -137,7 +154,7 @@ impl Run {
     fn is_done(&self) -> bool {
         let stored =
             |gateway| self.witness.stored.get(&gateway).is_some_and(|h| h.0 >= self.plan.blocks);
-        self.crashes_left == 0 && (0..self.plan.voters - self.plan.away).all(stored)
+        self.crashes_left == 0 && (0..self.plan.gateways() - self.plan.away).all(stored)
     }
 
     fn handle(&mut self, event: Event) {
@@ -152,14 +169,14 @@ impl Run {
             Event::Submit => {
                 self.nonce += 1;
                 let act = self.site.act(self.nonce);
-                let gateway = self.random.below(self.plan.voters as u64) as usize;
+                let gateway = self.random.below(self.plan.gateways() as u64) as usize;
                 self.feed(gateway, Input::Submit(Box::new(act)));
                 let pause = 50 + self.random.below(1_000);
                 self.after(pause, Event::Submit);
             }
             Event::LightFuse => {
                 let hurt_first = self.plan.damage && self.random.percent(50);
-                let any = self.random.below(self.plan.voters as u64) as usize;
+                let any = self.random.below(self.plan.gateways() as u64) as usize;
                 let gateway = if hurt_first { 0 } else { any };
                 let operations = self.random.below(60);
                 self.gateways[gateway].fuse.light(operations);
@@ -195,7 +212,7 @@ impl Run {
         match out {
             Outward::Publish(bytes) => {
                 self.witness.sent(&bytes);
-                for to in (0..self.plan.voters).filter(|to| *to != gateway) {
+                for to in (0..self.plan.gateways()).filter(|to| *to != gateway) {
                     self.send(gateway, to, bytes.clone());
                 }
             }

@@ -26,18 +26,22 @@ pub(crate) struct Site {
     pub(crate) votes: Vec<SigningKey>,
     pub(crate) nodes: Vec<NodeId>,
     pub(crate) genesis: Genesis,
+    /// So many of the gateways vote.
+    pub(crate) voters: usize,
 }
 
 impl Site {
     /// A site with this many voters.
     pub(crate) fn new(voters: usize) -> Self {
-        Self::with_policy(voters, Policy::default())
+        Self::with_followers(voters, 0)
     }
 
-    pub(crate) fn with_policy(voters: usize, policy: Policy) -> Self {
+    /// A site whose last gateways have no vote.
+    pub(crate) fn with_followers(voters: usize, followers: usize) -> Self {
+        let gateways = voters + followers;
         let operator = key(b"operator", 0);
-        let identities: Vec<_> = (0..voters).map(|index| key(b"identity", index)).collect();
-        let votes: Vec<_> = (0..voters).map(|index| key(b"vote", index)).collect();
+        let identities: Vec<_> = (0..gateways).map(|index| key(b"identity", index)).collect();
+        let votes: Vec<_> = (0..gateways).map(|index| key(b"vote", index)).collect();
         let nodes = identities.iter().map(|key| NodeId::of_key(&key.public_key())).collect();
         let salt = Hash([7; 32]);
         let context = Genesis::context(&salt);
@@ -52,10 +56,10 @@ impl Site {
             attestation: FounderAttestation::Unattested,
         };
         let site_name = Text::new("test site").unwrap();
-        let operator_key = operator.public_key();
+        let (operator_key, policy) = (operator.public_key(), Policy::default());
         let genesis =
             Genesis { time_ms: START_MS, site_name, operator: operator_key, founder, policy, salt };
-        Self { operator, identities, votes, nodes, genesis }
+        Self { operator, identities, votes, nodes, genesis, voters }
     }
 
     pub(crate) fn chain_id(&self) -> ChainId {
@@ -84,7 +88,7 @@ impl Site {
                 entries.insert(key.to_bytes(), record.to_bytes());
             }
         }
-        let mut nodes = self.nodes.clone();
+        let mut nodes = self.nodes[..self.voters].to_vec();
         nodes.sort_unstable();
         let voters = Record::Voters(records::Voters { nodes });
         entries.insert(Key::Voters.to_bytes(), voters.to_bytes());
@@ -106,7 +110,8 @@ impl Site {
             node: *node,
             vote_key: vote.public_key(),
         };
-        let voters = self.nodes.iter().zip(&self.votes).map(voter).collect();
+        let all = self.nodes.iter().zip(&self.votes);
+        let voters = all.take(self.voters).map(voter).collect();
         ValidatorSet::new(self.operator.public_key(), voters).unwrap()
     }
 

@@ -2,7 +2,7 @@
 //! the identity, checks the disk for rollback, starts ledger, buffer and sensors, and keeps the
 //! status that everybody reads.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -345,7 +345,7 @@ impl Site {
 /// Makes the store where a founding has not yet, and compares the start counters: what the disk
 /// says and what the TPM says differ when an older copy of the disk was put back.
 fn check_disk(
-    dir: &PathBuf,
+    dir: &Path,
     tpm: &Tpm,
     genesis: &Genesis,
     counter: u64,

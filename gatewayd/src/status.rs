@@ -7,8 +7,10 @@ use ledger::state::Attestation;
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{DaemonState, Status};
+use crate::ingest::Heard;
 use crate::presence::{Presence, presence};
 use crate::site::Running;
+use crate::store::NodeBytes;
 
 /// What is known of the TPM now.
 #[derive(Debug, Clone)]
@@ -97,57 +99,13 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
         .await;
     let tip = *running.ledger.tip().borrow();
     let (heard, lora) = (running.ingest.heard().await, running.sensors.lora().await);
-    let mut reasons = Vec::new();
-    let mut state = DaemonState::Running;
-    if let Some(why) = &tpm.failed {
-        state = DaemonState::NoTpm;
-        reasons.push(format!("TPM: {why}; sensors are still served with the keys in memory"));
-    }
-    for error in [attestation.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()] {
-        if let Some(error) = error {
-            state = DaemonState::Degraded;
-            reasons.push(error.to_string());
-        }
-    }
+    let failed = [attestation.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()];
+    let failed: Vec<_> = failed.into_iter().flatten().map(ToString::to_string).collect();
     let heard = heard.unwrap_or_default();
-    if let Some(why) = &heard.refusing {
-        state = DaemonState::Degraded;
-        reasons.push(format!("readings are not taken: {why}"));
-    }
-    if running.rolled_back {
-        state = DaemonState::RolledBack;
-        reasons.push(
-            "an older copy of the disk was put back: nothing is signed until the operator runs \
-             `gatewayctl site recover`"
-                .into(),
-        );
-    }
+    let (state, reasons) = judge(running, tpm, failed, heard.refusing.as_deref());
     let sensors = running.sensors.intervals().await.unwrap_or_default();
     let (now, quality) = running.ledger.clock().borrow().now();
-    let mut counts = [0; 3];
-    for (node, interval_s) in &sensors {
-        let last = heard.newest.get(node).map(|entry| entry.time_ms);
-        match presence(now, last, *interval_s) {
-            Presence::Present => counts[0] += 1,
-            Presence::Late => counts[1] += 1,
-            Presence::Silent | Presence::Unknown => counts[2] += 1,
-        }
-    }
     let attestation = attestation.ok().flatten();
-    let mut warnings = Vec::new();
-    if attestation == Some("unattested") {
-        warnings.push(
-            "UNATTESTED site: it was founded on a software TPM; whoever copies the disk copies \
-             the gateway, and every reading and proof says so"
-                .into(),
-        );
-    } else if tpm.software {
-        warnings
-            .push("the TPM is a software one: it protects nothing against a copied disk".into());
-    }
-    if settings.insecure_software_tpm_sites {
-        warnings.push("insecure_software_tpm_sites is on: for demonstrations and tests".into());
-    }
     Status {
         site: Some(running.genesis.site_name.as_str().to_owned()),
         gateway: Some(gateway.to_gateway_string()),
@@ -159,16 +117,76 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
         voters: tip.voters,
         voters_may_fail: tip.voters.saturating_sub(1) / 3,
         sensors: u32::try_from(sensors.len()).unwrap_or(u32::MAX),
-        presence: counts,
+        presence: presences(&sensors, &heard, now),
         readings_waiting: heard.counts[0],
         readings_committed: heard.counts[1],
         readings_unrecorded: heard.counts[2],
         strangers: lora.ok().flatten().map_or(0, |lora| lora.counters.strangers),
         clock: quality.word(),
         disk_used_bytes: heard.used_bytes + ledger_bytes(settings),
-        warnings,
+        warnings: warnings(attestation, tpm, settings),
         ..without_site(state, reasons, Some(tpm.clone()), settings)
     }
+}
+
+/// The state and why; the worst that is true wins.
+fn judge(
+    running: &Running,
+    tpm: &TpmView,
+    failed: Vec<String>,
+    refusing: Option<&str>,
+) -> (DaemonState, Vec<String>) {
+    let (mut state, mut reasons) = (DaemonState::Running, Vec::new());
+    if let Some(why) = &tpm.failed {
+        state = DaemonState::NoTpm;
+        reasons.push(format!("TPM: {why}; sensors are still served with the keys in memory"));
+    }
+    if !failed.is_empty() {
+        state = DaemonState::Degraded;
+        reasons.extend(failed);
+    }
+    if let Some(why) = refusing {
+        state = DaemonState::Degraded;
+        reasons.push(format!("readings are not taken: {why}"));
+    }
+    if running.rolled_back {
+        state = DaemonState::RolledBack;
+        let why = "an older copy of the disk was put back: nothing is signed until the operator \
+                   runs `gatewayctl site recover`";
+        reasons.push(why.into());
+    }
+    (state, reasons)
+}
+
+/// Sensors present, late, silent.
+fn presences(sensors: &[(NodeBytes, u32)], heard: &Heard, now_ms: u64) -> [u32; 3] {
+    let mut counts = [0; 3];
+    for (node, interval_s) in sensors {
+        let last = heard.newest.get(node).map(|entry| entry.time_ms);
+        match presence(now_ms, last, *interval_s) {
+            Presence::Present => counts[0] += 1,
+            Presence::Late => counts[1] += 1,
+            Presence::Silent | Presence::Unknown => counts[2] += 1,
+        }
+    }
+    counts
+}
+
+/// What must always be said.
+fn warnings(attestation: Option<&str>, tpm: &TpmView, settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if attestation == Some("unattested") {
+        let what = "UNATTESTED site: it was founded on a software TPM; whoever copies the disk \
+                    copies the gateway, and every reading and proof says so";
+        warnings.push(what.into());
+    } else if tpm.software {
+        let what = "the TPM is a software one: it protects nothing against a copied disk";
+        warnings.push(what.into());
+    }
+    if settings.insecure_software_tpm_sites {
+        warnings.push("insecure_software_tpm_sites is on: for demonstrations and tests".into());
+    }
+    warnings
 }
 
 /// Bytes of the ledger on disk.

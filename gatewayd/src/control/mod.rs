@@ -126,7 +126,7 @@ impl Control {
         let (node, _) = sensors.find(id_or_name).await?;
         let id = NodeId(node).to_light_node_string();
         let found = sensors.list().await?.into_iter().find(|sensor| sensor.id == id);
-        found.ok_or_else(|| ControlError::NotFound { what: "sensor", name: id })
+        found.ok_or(ControlError::NotFound { what: "sensor", name: id })
     }
 
     /// Gives a sensor another name (local).

@@ -43,6 +43,7 @@ pub(super) struct Owner {
     in_flight: usize,
     retry_at: Option<tokio::time::Instant>,
     newest: HashMap<NodeBytes, Entry>,
+    names: HashMap<NodeBytes, String>,
     counts: [u64; 3],
     used_bytes: u64,
     refusing: Option<String>,
@@ -68,6 +69,7 @@ impl Owner {
             newest.insert(entry.node, entry.clone());
         }
         let used_bytes = buffer.used_bytes()?;
+        let names = buffer.sensors()?.into_iter().map(|row| (row.node, row.name)).collect();
         Ok(Self {
             buffer,
             context,
@@ -83,6 +85,7 @@ impl Owner {
             in_flight: 0,
             retry_at: None,
             newest,
+            names,
             counts,
             used_bytes,
             refusing: None,
@@ -194,8 +197,10 @@ impl Owner {
         let watched = self.events.receiver_count() > 0;
         for entry in &group.readings {
             if watched {
+                let mut reading = leaf::describe(entry, None);
+                reading.sensor_name = self.names.get(&entry.node).cloned().unwrap_or_default();
                 // No receiver left is no error.
-                let _ = self.events.send(Event::Reading(leaf::describe(entry, None)));
+                let _ = self.events.send(Event::Reading(reading));
             }
             self.newest.insert(entry.node, entry.clone());
         }
@@ -237,12 +242,16 @@ impl Owner {
                 let _ = reply.send(self.heard());
             }
             Command::PutSensor(row, reply) => {
+                self.names.insert(row.node, row.name.clone());
                 let _ = reply.send(self.buffer.put_sensor(&row));
             }
             Command::Rename(node, name, reply) => {
-                let _ = reply.send(self.buffer.rename_sensor(&node, &name));
+                let renamed = self.buffer.rename_sensor(&node, &name);
+                self.names.insert(node, name);
+                let _ = reply.send(renamed);
             }
             Command::Remove(node, reply) => {
+                self.names.remove(&node);
                 let _ = reply.send(self.buffer.remove_sensor(&node));
             }
             Command::SetFact(name, value, reply) => {

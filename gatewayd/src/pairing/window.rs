@@ -246,13 +246,30 @@ mod tests {
         (window.status(now), effects)
     }
 
+    struct Story {
+        what: &'static str,
+        inputs: Vec<(u64, Input)>,
+        state: &'static str,
+        failure: Option<Failure>,
+        effects: Vec<Effect>,
+    }
+
+    fn told(stories: Vec<Story>) {
+        for Story { what, inputs, state, failure, effects } in stories {
+            let (status, seen) = run(inputs);
+            assert_eq!(status.state, state, "{what}");
+            assert_eq!(status.failure, failure.map(Failure::name), "{what}");
+            assert_eq!(seen, effects, "{what}");
+        }
+    }
+
     #[test]
-    fn stories() {
-        use Effect::{Discard, Register, Serve};
-        let late = Failure::WindowExpired;
-        let cases: Vec<(&str, Vec<(u64, Input)>, &str, Option<Failure>, Vec<Effect>)> = vec![
-            ("nobody speaks", vec![(60_000, Input::Tick)], "failed", Some(late), vec![Discard]),
-            (
+    fn sensors_are_paired() {
+        use Effect::{Register, Serve};
+        let story =
+            |what, inputs, state, effects| Story { what, inputs, state, failure: None, effects };
+        told(vec![
+            story(
                 "a key-holding sensor",
                 vec![
                     (1, Input::Uplink),
@@ -261,65 +278,71 @@ mod tests {
                     (4, Input::FirstReading),
                 ],
                 "done",
-                None,
                 vec![Register, Serve],
             ),
-            (
+            story(
                 "a line source is previewed first",
                 vec![(1, Input::Preview(vec![])), (2, Input::Confirm), (3, Input::Registered)],
                 "joining",
-                None,
                 vec![Register, Serve],
             ),
-            (
-                "a preview that nobody confirms",
-                vec![(1, Input::Preview(vec![])), (60_000, Input::Tick)],
-                "failed",
-                Some(late),
-                vec![Discard],
-            ),
-            (
-                "only frames under another key",
-                vec![(1, Input::WrongKey), (60_000, Input::Tick)],
-                "failed",
-                Some(Failure::WrongKey),
-                vec![Discard],
-            ),
-            (
-                "the record says no",
-                vec![(1, Input::Heard), (2, Input::Failed(Failure::Refused, "no".into()))],
-                "failed",
-                Some(Failure::Refused),
-                vec![Register, Discard],
-            ),
-            (
-                "cancelled, and late answers change nothing",
-                vec![(1, Input::Cancel), (2, Input::Heard), (3, Input::Registered)],
-                "failed",
-                Some(Failure::Cancelled),
-                vec![Discard],
-            ),
-            (
+            story(
                 "registered, but silent until the window closes",
                 vec![(1, Input::Heard), (2, Input::Registered), (60_000, Input::Tick)],
                 "done",
-                None,
                 vec![Register, Serve],
             ),
-            (
+            story(
                 "confirm without preview does nothing",
                 vec![(1, Input::Confirm)],
                 "waiting",
-                None,
                 vec![],
             ),
-        ];
-        for (what, inputs, state, failure, effects) in cases {
-            let (status, seen) = run(inputs);
-            assert_eq!(status.state, state, "{what}");
-            assert_eq!(status.failure, failure.map(Failure::name), "{what}");
-            assert_eq!(seen, effects, "{what}");
-        }
+        ]);
+    }
+
+    #[test]
+    fn failures_have_names_and_leave_nothing() {
+        use Effect::{Discard, Register};
+        let story = |what, inputs, failure, effects| Story {
+            what,
+            inputs,
+            state: "failed",
+            failure: Some(failure),
+            effects,
+        };
+        told(vec![
+            story(
+                "nobody speaks",
+                vec![(60_000, Input::Tick)],
+                Failure::WindowExpired,
+                vec![Discard],
+            ),
+            story(
+                "a preview that nobody confirms",
+                vec![(1, Input::Preview(vec![])), (60_000, Input::Tick)],
+                Failure::WindowExpired,
+                vec![Discard],
+            ),
+            story(
+                "only frames under another key",
+                vec![(1, Input::WrongKey), (60_000, Input::Tick)],
+                Failure::WrongKey,
+                vec![Discard],
+            ),
+            story(
+                "the record says no",
+                vec![(1, Input::Heard), (2, Input::Failed(Failure::Refused, "no".into()))],
+                Failure::Refused,
+                vec![Register, Discard],
+            ),
+            story(
+                "cancelled, and late answers change nothing",
+                vec![(1, Input::Cancel), (2, Input::Heard), (3, Input::Registered)],
+                Failure::Cancelled,
+                vec![Discard],
+            ),
+        ]);
     }
 
     #[test]

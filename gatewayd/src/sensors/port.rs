@@ -422,11 +422,10 @@ impl Task {
                 }
             }
         }
-        if !group.readings.is_empty() || !group.sessions.is_empty() {
-            if let Err(error) = self.shared.ingest.append(group).await {
-                tracing::error!(%error, port = self.path, "readings not kept, not acknowledged");
-                return self.go_back(records.keys().chain(delivered.keys()));
-            }
+        let nothing = group.readings.is_empty() && group.sessions.is_empty();
+        if !nothing && let Err(error) = self.shared.ingest.append(group).await {
+            tracing::error!(%error, port = self.path, "readings not kept, not acknowledged");
+            return self.go_back(records.keys().chain(delivered.keys()));
         }
         for (identity, record) in records {
             if let Some(device) = self.devices.get_mut(&identity) {

@@ -53,15 +53,27 @@ pub enum HostError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another process works on this ledger; two would vote twice.
+    #[error("another gatewayd works on this ledger")]
+    InUse,
     /// The write-ahead log failed: without it nothing may be signed.
     #[error("write-ahead log: {0}")]
-    Log(#[from] io::Error),
+    Log(io::Error),
     /// Store and log do not make a node.
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The node stopped.
     #[error(transparent)]
     Node(#[from] Fault),
+}
+
+impl From<io::Error> for HostError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Self::InUse,
+            _ => Self::Log(error),
+        }
+    }
 }
 
 /// A node with its disk.
@@ -207,3 +219,63 @@ impl<M: Medium> Host<M> {
 
 /// A full disk is tried again after this long.
 const RETRY_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Fixture;
+    use crate::store::Founding;
+
+    fn now(minutes: u64) -> Now {
+        let mono_ms = minutes * 60_000;
+        Now { mono_ms, wall_ms: crate::fixture::START_MS + mono_ms, synchronised: true }
+    }
+
+    fn open(fixture: &Fixture, directory: &Path) -> Result<Host, HostError> {
+        let founder = &fixture.founder;
+        Host::open(directory, founder.node(), Some(founder.vote.clone()))
+    }
+
+    #[test]
+    fn a_full_disk_holds_the_block_back_until_there_is_room() {
+        let (fixture, directory) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let path = directory.path();
+        drop(Store::found(path, &Founding::new(fixture.genesis.clone())).unwrap());
+        let mut host = open(&fixture, path).unwrap();
+        let mut full = false;
+        host.step(now(0), Input::Start, &mut |_| {}).unwrap();
+        host.store().limit_pages(1);
+        let mut minute = 0;
+        while !full && minute < 60 {
+            minute += 1;
+            let mut out = |each: Outward| full |= matches!(each, Outward::DiskFull);
+            host.step(now(minute), Input::Wake, &mut out).unwrap();
+        }
+        assert!(full);
+        let height = host.node().tip().height;
+        let again = host.next_wake(now(minute)).unwrap();
+        assert_eq!(again, now(minute).mono_ms + RETRY_MS);
+        host.step(now(minute + 1), Input::Wake, &mut |_| {}).unwrap();
+        assert_eq!(host.node().tip().height, height, "still full");
+        host.store().limit_pages(1_000);
+        let mut committed = Vec::new();
+        let mut out = |each| {
+            if let Outward::Committed(block) = each {
+                committed.push(block.height);
+            }
+        };
+        host.step(now(minute + 2), Input::Wake, &mut out).unwrap();
+        assert_eq!(committed.first(), Some(&height.next()));
+    }
+
+    #[test]
+    fn a_ledger_has_one_host_at_a_time() {
+        let (fixture, directory) = (Fixture::new(), tempfile::tempdir().unwrap());
+        drop(Store::found(directory.path(), &Founding::new(fixture.genesis.clone())).unwrap());
+        let host = open(&fixture, directory.path()).unwrap();
+        let second = open(&fixture, directory.path());
+        assert!(matches!(second, Err(HostError::InUse)));
+        drop(host);
+        open(&fixture, directory.path()).unwrap();
+    }
+}

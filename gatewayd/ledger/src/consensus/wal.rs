@@ -70,10 +70,11 @@ struct Copy<M> {
 }
 
 impl Wal<FileMedium> {
-    /// Opens or creates both files in `directory`.
+    /// Opens or creates both files in `directory`. They stay locked: two logs for one vote key
+    /// would be two votes for one place.
     ///
     /// # Errors
-    /// As [`Wal::open`], and when a file cannot be opened.
+    /// As [`Wal::open`] and [`FileMedium::open`].
     pub fn open_in(directory: &Path) -> io::Result<(Self, Vec<Vec<u8>>, Recovery)> {
         let [a, b] = FILE_NAMES;
         Self::open([FileMedium::open(&directory.join(a))?, FileMedium::open(&directory.join(b))?])
@@ -228,14 +229,16 @@ const CHUNK: u64 = 64 * 1024;
 pub struct FileMedium(File);
 
 impl FileMedium {
-    /// Opens or creates the file.
+    /// Opens or creates the file and locks it, for as long as it is open.
     ///
     /// # Errors
-    /// The operating system's.
+    /// [`io::ErrorKind::WouldBlock`] when another process, or another node of this one, has it;
+    /// the operating system's.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let options =
+        let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self(options))
+        file.try_lock().map_err(io::Error::from)?;
+        Ok(Self(file))
     }
 }
 

@@ -42,7 +42,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (running_in, running) = watch::channel(None);
     let (events, _) = broadcast::channel(EVENTS);
     let (requests, inbox) = mpsc::channel(REQUESTS);
-    let (ended_in, ended) = mpsc::channel(1);
     let (bus_in, bus) = watch::channel(BusState::Connecting);
     let (stop, stopping) = watch::channel(false);
 
@@ -69,7 +68,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         pairing: pairing_in,
         running: running_in,
         events,
-        ended: ended_in,
     };
     let mut quit = stopping.clone();
     let service = tokio::spawn(service.run(async move {
@@ -78,7 +76,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }));
     let site = tokio::spawn(site.run(stopping));
 
-    let outcome = attend(requests, status, bus, ended).await;
+    let outcome = attend(requests, status, bus).await;
     stop.send_replace(true);
     site.await.context("the site's task broke")?;
     service.await.context("the D-Bus task broke")?;
@@ -91,7 +89,6 @@ async fn attend(
     requests: mpsc::Sender<Request>,
     mut status: watch::Receiver<Arc<crate::control::Status>>,
     mut bus: watch::Receiver<BusState>,
-    mut ended: mpsc::Receiver<String>,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -103,10 +100,6 @@ async fn attend(
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            why = ended.recv() => match why {
-                Some(why) => break Err(anyhow::anyhow!("{why}")),
-                None => break Ok(()),
-            },
             _ = feed.tick() => {
                 watchdog.feed(Instant::now());
                 answer = ask(&requests);
@@ -114,8 +107,13 @@ async fn attend(
             alive = answered(&mut answer) => if alive {
                 watchdog.alive("site", Instant::now());
             },
-            _ = status.changed() => {}
-            _ = bus.changed() => {}
+            // A task that breaks takes its end of the channel with it.
+            changed = status.changed() => if changed.is_err() {
+                break Err(anyhow::anyhow!("the site's task broke"));
+            },
+            changed = bus.changed() => if changed.is_err() {
+                break Err(anyhow::anyhow!("the D-Bus task broke"));
+            },
         }
         let shown = status.borrow_and_update().clone();
         let held = matches!(*bus.borrow_and_update(), BusState::Held);

@@ -28,6 +28,12 @@ use crate::{ingest, ledger_task, sensors};
 const TPM_RETRY: Duration = Duration::from_secs(2);
 const TPM_LOOK: Duration = Duration::from_secs(15);
 
+/// After this long without an answer the TPM is said not to answer.
+const TPM_SLOW: Duration = Duration::from_secs(5);
+
+/// A record that could not be written is opened again after this long.
+const RECORD_RETRY: Duration = Duration::from_secs(2);
+
 /// How often status is composed when nothing happens.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
@@ -85,57 +91,94 @@ pub struct Site {
     pub running: watch::Sender<Option<Running>>,
     /// For `monitor`.
     pub events: broadcast::Sender<Event>,
-    /// Told when the daemon has to end: the ledger stopped, or it is to start anew.
-    pub ended: mpsc::Sender<String>,
 }
 
-/// Threads that are joined at exit.
-struct Threads(Vec<JoinHandle<()>>);
+/// What was started.
+struct Started {
+    running: Running,
+    /// To be joined.
+    threads: Vec<JoinHandle<()>>,
+    /// Why the ledger's thread ended, when it cannot go on.
+    stopped: mpsc::Receiver<String>,
+}
+
+/// Why the parts are stopped.
+enum Stop {
+    /// The daemon ends.
+    End,
+    /// A recovery was committed: everything is opened anew.
+    Recovered,
+    /// The record could not be written: everything is opened anew from what is on disk.
+    Failed(String),
+}
+
+/// The start counter was compared with the TPM's in this process: it is, once.
+#[derive(Clone, Copy)]
+struct Counted {
+    rolled_back: bool,
+    counter: u64,
+}
 
 impl Site {
     /// Runs until `shutdown` says so; then the threads are joined and everything is on disk.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let threads = tokio::select! {
-            biased;
-            _ = shutdown.wait_for(|stop| *stop) => None,
-            threads = self.begin() => Some(threads),
-        };
-        if let Some(mut threads) = threads {
-            tokio::select! {
+        let mut counted = None;
+        let mut stop = Stop::Recovered;
+        while !matches!(stop, Stop::End) {
+            let started = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|stop| *stop) => {}
-                () = self.serve() => {}
-            }
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                started = self.begin(&mut counted, stop) => started,
+            };
+            let Started { running, threads, stopped } = started;
+            self.running.send_replace(Some(running.clone()));
+            stop = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop) => Stop::End,
+                stop = self.serve(running, stopped) => stop,
+            };
             // Handles go first: a thread ends when nobody can ask it any more.
             self.running.send_replace(None);
-            drop(self.requests);
-            let joined = tokio::task::spawn_blocking(move || {
-                for thread in threads.0.drain(..) {
-                    if thread.join().is_err() {
-                        tracing::error!("a thread ended with a panic");
-                    }
-                }
-            });
-            if !matches!(tokio::time::timeout(STOP_TIMEOUT, joined).await, Ok(Ok(()))) {
-                // What they had acknowledged is on disk: nothing is lost by leaving.
-                tracing::error!("the threads do not end; leaving without them");
-            }
+            self.join(threads).await;
         }
+        // Whoever waits for an answer of this task is told that there is none.
+        self.requests.close();
         if let Err(error) = self.tpm.shutdown() {
             tracing::warn!(%error, "TPM thread");
         }
     }
 
+    /// Waits for the end of threads, answering requests.
+    async fn join(&mut self, threads: Vec<JoinHandle<()>>) {
+        let joined = self.attended("the daemon is stopping", None, move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread ended with a panic");
+                }
+            }
+        });
+        if !matches!(tokio::time::timeout(STOP_TIMEOUT, joined).await, Ok(Some(()))) {
+            // What they had acknowledged is on disk: nothing is lost by leaving.
+            tracing::error!("the threads do not end; going on without them");
+        }
+    }
+
     /// Waits for a site, its TPM and its disk, and starts the parts.
-    async fn begin(&mut self) -> Threads {
+    async fn begin(&mut self, counted: &mut Option<Counted>, after: Stop) -> Started {
+        match after {
+            Stop::End => {}
+            // What was counted counts no more: the disk and the TPM were made to agree.
+            Stop::Recovered => *counted = None,
+            Stop::Failed(why) => {
+                self.show(DaemonState::Degraded, vec![why], None);
+                self.wait(RECORD_RETRY, false).await;
+            }
+        }
         loop {
             let genesis = self.genesis().await;
             let unlocked = self.unlock().await;
-            match self.start(genesis, unlocked).await {
-                Ok((running, threads)) => {
-                    self.running.send_replace(Some(running));
-                    return threads;
-                }
+            match self.start(genesis, unlocked, counted).await {
+                Ok(started) => return started,
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "the site cannot be opened");
                     self.show(DaemonState::Degraded, vec![format!("{error:#}")], None);
@@ -165,10 +208,12 @@ impl Site {
     async fn unlock(&mut self) -> Unlocked {
         loop {
             let (tpm, folder) = (self.tpm.clone(), self.folder());
-            let opened = blocking(move || folder?.unlock(&tpm)).await;
+            let why = "an identity is being opened";
+            let opened = self.attended(why, Some(TPM_SLOW), move || folder?.unlock(&tpm)).await;
             let error = match opened {
-                Ok(unlocked) => return unlocked,
-                Err(error) => error,
+                Some(Ok(unlocked)) => return unlocked,
+                Some(Err(error)) => error,
+                None => BROKEN,
             };
             let state = match &error {
                 IdentityError::Tpm(_) => DaemonState::NoTpm,
@@ -209,11 +254,37 @@ impl Site {
         }
     }
 
+    /// Does blocking work on another thread; requests are answered meanwhile, so that a slow TPM
+    /// is not taken for a daemon that hangs. After `slow` the TPM is said not to answer. `None`
+    /// when the work broke.
+    async fn attended<T: Send + 'static>(
+        &mut self,
+        why: &str,
+        slow: Option<Duration>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut work = tokio::task::spawn_blocking(work);
+        let mut slow = slow.map(|slow| Box::pin(tokio::time::sleep(slow)));
+        loop {
+            tokio::select! {
+                done = &mut work => return done.ok(),
+                Some(request) = self.requests.recv() => refuse(request, why),
+                () = elapsed(&mut slow) => {
+                    slow = None;
+                    let reason = not_answering(&self.settings, TPM_SLOW);
+                    let told = TpmView::failed(reason.clone());
+                    self.show(DaemonState::NoTpm, vec![reason], Some(told));
+                }
+            }
+        }
+    }
+
     async fn init(&mut self, request: InitSite) -> Result<()> {
         let (tpm, folder) = (self.tpm.clone(), self.folder());
         let insecure = self.settings.insecure_software_tpm_sites;
-        let made = blocking(move || folder?.create(&tpm, &request, clock::wall_ms(), insecure));
-        let genesis = made.await.map_err(ControlError::from)?;
+        let make = move || folder?.create(&tpm, &request, clock::wall_ms(), insecure);
+        let made = self.attended("a site is being founded", None, make).await;
+        let genesis = made.unwrap_or(Err(BROKEN)).map_err(ControlError::from)?;
         tracing::info!(chain = %genesis.chain_id(), "site founded");
         Ok(())
     }
@@ -222,14 +293,22 @@ impl Site {
         &mut self,
         genesis: Genesis,
         unlocked: Unlocked,
-    ) -> anyhow::Result<(Running, Threads)> {
+        counted: &mut Option<Counted>,
+    ) -> anyhow::Result<Started> {
         let Unlocked { info, vault, vote, counter } = unlocked;
         let gateway = identity::node(&info)?;
         let genesis = Arc::new(genesis);
         let dir = self.settings.data_dir.clone();
-        let (tpm, record) = (self.tpm.clone(), Arc::clone(&genesis));
-        let (rolled_back, counter) =
-            tokio::task::spawn_blocking(move || check_disk(&dir, &tpm, &record, counter)).await??;
+        let Counted { rolled_back, counter } = match *counted {
+            Some(before) => before,
+            None => {
+                let (tpm, record) = (self.tpm.clone(), Arc::clone(&genesis));
+                let why = "the disk is being looked at";
+                let check = move || check_disk(&dir, &tpm, &record, counter);
+                let checked = self.attended(why, Some(TPM_SLOW), check).await;
+                *counted.insert(checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?)
+            }
+        };
         let vote = vote.filter(|_| !rolled_back);
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
         let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
@@ -244,6 +323,7 @@ impl Site {
         let context = ingest::leaf::Context { chain_id, gateway };
         let opened = ingest::open(&buffer, context, limits, self.events.clone())?;
         let ingest::Opened { handle, thread, highest, sensors: rows, sessions, batches } = opened;
+        let (stopped_in, stopped) = mpsc::channel(1);
         let parts = ledger_task::Parts {
             host,
             gateway,
@@ -251,7 +331,7 @@ impl Site {
             batches,
             ingest: handle.clone(),
             events: self.events.clone(),
-            stopped: self.ended.clone(),
+            stopped: stopped_in,
         };
         let ledger_thread = ledger_task::start(inbox, parts)?;
         let shared = Shared {
@@ -284,45 +364,39 @@ impl Site {
             sensors,
             vault,
         };
-        Ok((running, Threads(vec![thread, ledger_thread])))
+        Ok(Started { running, threads: vec![thread, ledger_thread], stopped })
     }
 
     /// Keeps status and looks at the TPM while the site runs.
-    async fn serve(&mut self) {
-        let Some(running) = self.running.borrow().clone() else { return };
+    async fn serve(&mut self, running: Running, mut stopped: mpsc::Receiver<String>) -> Stop {
         let mut tip = running.ledger.tip();
         let mut tpm = TpmView::of(&running.identity);
-        let mut look = tokio::time::interval(TPM_LOOK);
+        let mut look = Look::Later(tokio::time::Instant::now() + TPM_LOOK);
         let mut often = tokio::time::interval(STATUS_EVERY);
         loop {
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Restart) => {
-                        let _ = self.ended.send("starting anew after a recovery".into()).await;
+                        tracing::info!("starting anew after a recovery");
+                        return Stop::Recovered;
                     }
                     Some(other) => refuse(other, "this gateway belongs to a site"),
-                    None => return,
+                    None => return Stop::End,
                 },
-                _ = look.tick() => tpm = self.look_at_tpm(&running).await,
+                why = stopped.recv() => {
+                    let broke = || "a thread of the record or the buffer broke".into();
+                    return Stop::Failed(why.unwrap_or_else(broke));
+                }
+                seen = look.next(&self.tpm, &running.identity) => tpm = seen,
                 _ = often.tick() => {}
-                changed = tip.changed() => if changed.is_err() { return },
+                // Its last word comes over the other channel.
+                Ok(()) = tip.changed() => {}
+            }
+            if let Some(time) = look.silent().filter(|time| *time > TPM_SLOW) {
+                tpm = TpmView::failed(not_answering(&self.settings, time));
             }
             let status = status::compose(&running, &tpm, &self.settings).await;
             self.publish(status);
-        }
-    }
-
-    async fn look_at_tpm(&self, running: &Running) -> TpmView {
-        let (tpm, was) = (self.tpm.clone(), running.identity.identity);
-        let looked = tokio::task::spawn_blocking(move || match tpm.load_identity() {
-            Ok(info) if info.identity == was => Ok(info),
-            Ok(_) => Err("this is not the TPM of this gateway's identity".to_owned()),
-            Err(error) => Err(error.to_string()),
-        });
-        match looked.await {
-            Ok(Ok(info)) => TpmView::of(&info),
-            Ok(Err(why)) => TpmView::failed(why),
-            Err(error) => TpmView::failed(error.to_string()),
         }
     }
 
@@ -344,12 +418,7 @@ impl Site {
 
 /// Makes the store where a founding has not yet, and compares the start counters: what the disk
 /// says and what the TPM says differ when an older copy of the disk was put back.
-fn check_disk(
-    dir: &Path,
-    tpm: &Tpm,
-    genesis: &Genesis,
-    counter: u64,
-) -> anyhow::Result<(bool, u64)> {
+fn check_disk(dir: &Path, tpm: &Tpm, genesis: &Genesis, counter: u64) -> anyhow::Result<Counted> {
     let folder = Folder::at(dir)?;
     let mut store = match folder.founding_counter()? {
         Some(founding) => {
@@ -373,15 +442,72 @@ fn check_disk(
                 counter == next,
                 "the TPM's start counter went to {counter}, not {next}"
             );
-            Ok((false, counter))
+            Ok(Counted { rolled_back: false, counter })
         }
         StartCheck::RolledBack { stored, nv } => {
             tracing::error!(?stored, nv, "an older copy of the disk was put back");
             folder.destroy_vote_key()?;
-            Ok((true, counter))
+            Ok(Counted { rolled_back: true, counter })
         }
     }
 }
+
+/// The next look at the TPM.
+enum Look {
+    Later(tokio::time::Instant),
+    Now(tokio::task::JoinHandle<TpmView>, tokio::time::Instant),
+}
+
+impl Look {
+    /// Waits for what it shows; may be called again after it was dropped half-way.
+    async fn next(&mut self, tpm: &Tpm, was: &Arc<IdentityInfo>) -> TpmView {
+        if let Self::Later(at) = self {
+            tokio::time::sleep_until(*at).await;
+            let (tpm, was) = (tpm.clone(), Arc::clone(was));
+            let looking = tokio::task::spawn_blocking(move || look_at_tpm(&tpm, &was));
+            *self = Self::Now(looking, tokio::time::Instant::now());
+        }
+        let Self::Now(looking, _) = self else { return std::future::pending().await };
+        let seen = looking.await.unwrap_or_else(|error| TpmView::failed(error.to_string()));
+        let wait = if seen.failed.is_some() { TPM_RETRY } else { TPM_LOOK };
+        *self = Self::Later(tokio::time::Instant::now() + wait);
+        seen
+    }
+
+    /// For how long an answer has been waited for.
+    fn silent(&self) -> Option<Duration> {
+        match self {
+            Self::Later(_) => None,
+            Self::Now(_, since) => Some(since.elapsed()),
+        }
+    }
+}
+
+fn look_at_tpm(tpm: &Tpm, was: &IdentityInfo) -> TpmView {
+    match tpm.load_identity() {
+        Ok(info) if info.identity == was.identity => TpmView::of(&info),
+        Ok(_) => TpmView::failed("this is not the TPM of this gateway's identity".into()),
+        Err(error) => TpmView::failed(error.to_string()),
+    }
+}
+
+fn not_answering(settings: &Settings, time: Duration) -> String {
+    let (tcti, seconds) = (&settings.tcti, time.as_secs());
+    format!(
+        "the TPM {tcti} has not answered for {seconds} s: it hangs or is very slow; if that lasts, \
+         restart the machine (a software TPM: its service)"
+    )
+}
+
+async fn elapsed(timer: &mut Option<std::pin::Pin<Box<tokio::time::Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A task of ours broke: it panicked.
+const BROKEN: IdentityError = IdentityError::Invalid("a task of ours broke");
 
 fn refuse(request: Request, why: &str) {
     match request {
@@ -394,14 +520,6 @@ fn refuse(request: Request, why: &str) {
         }
         Request::Restart => {}
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::result::Result<T, IdentityError> + Send + 'static,
-) -> std::result::Result<T, IdentityError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(IdentityError::Invalid("a task of ours broke")))
 }
 
 impl From<IdentityError> for ControlError {

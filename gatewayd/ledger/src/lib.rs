@@ -25,6 +25,7 @@ pub mod crypto;
 mod fixture;
 pub mod genesis;
 #[cfg(test)]
+#[path = "golden/tests.rs"]
 mod golden;
 pub mod header;
 #[cfg(feature = "full")]

@@ -46,7 +46,7 @@ impl Control {
         match tokio::task::spawn_blocking(move || tpm.info()).await {
             Ok(Ok(info)) if info.is_software => {
                 let what = format!("software TPM ({})", info.manufacturer);
-                warning("tpm", what, "a hardware TPM, then `gatewayctl identity upgrade`")
+                warning("tpm", what, "it protects no keys: a hardware TPM does")
             }
             Ok(Ok(info)) if info.certified.is_empty() => {
                 let what = format!("{}, without an endorsement certificate", info.manufacturer);

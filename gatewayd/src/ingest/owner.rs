@@ -287,6 +287,7 @@ impl Owner {
         self.retry_at = None;
         match self.try_cut() {
             Ok(sequence) => {
+                self.refusing = None;
                 self.backlog.push_back(sequence);
                 self.hand_on();
                 true

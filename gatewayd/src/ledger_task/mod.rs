@@ -90,6 +90,8 @@ pub struct Tip {
     pub members: u32,
     /// Voters.
     pub voters: u32,
+    /// A decided block waits for room on the disk.
+    pub disk_full: bool,
 }
 
 /// Handle of the ledger's thread.

@@ -260,6 +260,7 @@ impl Owner {
                     tracing::error!(?votes, "a voter signed two different votes");
                 }
                 Outward::DiskFull => {
+                    self.tip.send_modify(|tip| tip.disk_full = true);
                     let message = "the record waits: its disk is full".into();
                     // Nobody listening is no error.
                     let _ = self.events.send(Event::Alert { kind: "disk", message });
@@ -341,6 +342,7 @@ impl Owner {
             era: header.era.0,
             members: count(state.gateways().count()),
             voters: count(state.voters().len()),
+            disk_full: false,
         });
         if header.height > Height::GENESIS {
             self.clock.send_modify(|clock| clock.observe_block(header.time_ms, clock::boot_ms()));

@@ -8,7 +8,7 @@ mod reader;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use pack::{Entry, NodeBytes};
 pub use reader::{BufferReader, StoredReading};
@@ -38,7 +38,10 @@ pub enum StoreError {
     #[error("the disk is full")]
     DiskFull,
     /// The file is damaged or no database.
-    #[error("{file} is damaged: {detail}")]
+    #[error(
+        "{file} is damaged: {detail}. Put a good copy back; or move it away, lose the readings \
+         that are not on the record yet, and pair the sensors again"
+    )]
     Damaged {
         /// File.
         file: String,
@@ -144,24 +147,27 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Opens or makes the file.
+    /// Opens the file; makes it where there is none. One that is there and cannot be used is left
+    /// as it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path)?;
+        if !path.try_exists().map_err(io)? {
+            make(path)?;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let file = || path.display().to_string();
+        match found {
+            SCHEMA_VERSION => {}
+            // It is made with its version: an empty one was cut off.
+            0 => return Err(StoreError::Damaged { file: file(), detail: "it is empty".into() }),
+            _ => return Err(StoreError::UnknownSchema { file: file(), found }),
+        }
+        check_length(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match found {
-            0 => connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            ))?,
-            SCHEMA_VERSION => {}
-            _ => {
-                let file = path.display().to_string();
-                return Err(StoreError::UnknownSchema { file, found });
-            }
-        }
         Ok(Self { connection })
     }
 
@@ -366,6 +372,44 @@ impl Buffer {
         self.connection
             .execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", params![name, value])?;
         Ok(())
+    }
+}
+
+/// Makes an empty buffer. It takes its name when it is whole and on the disk.
+fn make(path: &Path) -> Result<(), StoreError> {
+    let new = path.with_extension("db.new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let connection = Connection::open(&new)?;
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    ))?;
+    drop(connection);
+    std::fs::rename(&new, path).map_err(io)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// SQLite notices a missing page when it is asked for one; a truncated file is found here.
+fn check_length(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let wanted = pragma("page_count")?.saturating_mul(pragma("page_size")?);
+    // Pages that only the log holds are not missing.
+    let in_log = std::fs::metadata(path.with_extension("db-wal")).map_or(0, |file| file.len());
+    let found = std::fs::metadata(path).map_err(io)?.len();
+    if found.saturating_add(in_log) < wanted {
+        let detail = format!("{found} bytes of {wanted}");
+        return Err(StoreError::Damaged { file: path.display().to_string(), detail });
+    }
+    Ok(())
+}
+
+fn io(error: std::io::Error) -> StoreError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::DiskFull,
+        _ => StoreError::Io(error.to_string()),
     }
 }
 

@@ -1,9 +1,8 @@
 //! How readings lie on disk: one packed blob for a group of readings, since a row each costs three
 //! times the bytes and ten times the time. Pure; knows no database.
 //!
-//! Layout, CBOR: `[base_ms, [node, [[epoch, counter, time - base, marks, senml, signature?], …]], …]`
-//! where `marks` = quality + 4 × level + 16 × port flag, and consecutive readings of a node share
-//! its ID.
+//! Layout, CBOR: `[base_ms, [node, [[epoch, counter, time - base, marks, senml, signature?],
+//! …]], …]` where `marks` = quality + 4 × level, and consecutive readings of a node share its ID.
 
 use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::encode::Encoder;

@@ -127,7 +127,7 @@ impl Mempool {
 /// Bounds: a second of the busiest site, and never more memory than this.
 const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
-const MAX_WAITING_PER_AUTHOR: usize = 4_000;
+const MAX_WAITING_PER_AUTHOR: usize = 1_000;
 
 /// Somebody waits for these: a person, a join, a device.
 fn is_urgent(waiting: &Waiting) -> bool {
@@ -142,5 +142,71 @@ fn is_expired(waiting: &Waiting, height: Height, time_ms: u64) -> bool {
     match draft.author {
         Author::Operator => draft.expiry < time_ms,
         Author::Node(_) => draft.expiry < height.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Text;
+    use crate::fixture::Fixture;
+    use crate::policy::Policy;
+    use crate::transaction::{Body, Refusal};
+
+    fn refusal(fixture: &mut Fixture) -> VerifiedTransaction {
+        let node = fixture.light_node_id(1);
+        let body = Body::Refusal(Refusal { node, reason: Text::new("stranger").unwrap() });
+        let transaction = fixture.by_founder(body);
+        fixture.state.verify(transaction).unwrap()
+    }
+
+    fn act(fixture: &mut Fixture) -> VerifiedTransaction {
+        let transaction = fixture.by_operator(Body::Policy(Policy::default()));
+        fixture.state.verify(transaction).unwrap()
+    }
+
+    #[test]
+    fn each_waits_once_and_an_author_has_a_limit() {
+        let mut fixture = Fixture::new();
+        let mut mempool = Mempool::default();
+        let first = refusal(&mut fixture);
+        let hash = first.transaction().hash();
+        mempool.insert(first.clone(), 0, true).unwrap();
+        assert_eq!(mempool.insert(first.clone(), 0, true), Err(MempoolError::Known));
+        for _ in 1..MAX_WAITING_PER_AUTHOR {
+            mempool.insert(refusal(&mut fixture), 0, true).unwrap();
+        }
+        let more = refusal(&mut fixture);
+        assert_eq!(mempool.insert(more.clone(), 0, true), Err(MempoolError::AuthorLimit));
+        mempool.insert(act(&mut fixture), 0, true).unwrap();
+        assert!(mempool.remove(&hash).is_some());
+        mempool.insert(more, 0, true).unwrap();
+        assert_eq!(mempool.len(), MAX_WAITING_PER_AUTHOR + 1);
+        assert!(!mempool.contains(&hash));
+    }
+
+    #[test]
+    fn a_block_is_due_after_the_interval_or_at_once_for_what_is_urgent() {
+        let mut fixture = Fixture::new();
+        let mut mempool = Mempool::default();
+        assert_eq!(mempool.due_ms(500), None);
+        mempool.insert(refusal(&mut fixture), 100, true).unwrap();
+        mempool.insert(refusal(&mut fixture), 200, true).unwrap();
+        assert_eq!(mempool.due_ms(500), Some(600));
+        mempool.insert(act(&mut fixture), 300, true).unwrap();
+        assert_eq!(mempool.due_ms(500), Some(300));
+    }
+
+    #[test]
+    fn what_has_expired_goes() {
+        let mut fixture = Fixture::new();
+        let mut mempool = Mempool::default();
+        let waiting = refusal(&mut fixture);
+        let expiry = waiting.transaction().draft().expiry;
+        mempool.insert(waiting, 0, true).unwrap();
+        assert_eq!(mempool.expire(Height(expiry), 0).len(), 0);
+        assert_eq!(mempool.expire(Height(expiry + 1), 0).len(), 1);
+        assert_eq!((mempool.len(), mempool.bytes), (0, 0));
+        assert!(mempool.by_author.is_empty());
     }
 }

@@ -129,7 +129,7 @@ fn a_truncated_or_foreign_file_is_named() {
     drop(store);
     let path = directory.path().join(schema::FILE_NAME);
     let whole = std::fs::read(&path).unwrap();
-    for keep in [whole.len() / 2, whole.len() - 2048, 700] {
+    for keep in [whole.len() / 2, whole.len() - 2048, 700, 0] {
         std::fs::write(&path, &whole[..keep]).unwrap();
         let opened = Store::open(directory.path()).map(drop);
         assert!(matches!(opened, Err(StoreError::Damaged(_))), "{keep}: {opened:?}");

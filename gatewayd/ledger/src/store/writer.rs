@@ -104,6 +104,10 @@ impl Store {
         if !directory.join(FILE_NAME).exists() {
             return Err(StoreError::Missing);
         }
+        // A ledger is never empty: this one was cut off. Opening it would make it look new.
+        if std::fs::metadata(directory.join(FILE_NAME))?.len() == 0 {
+            return Err(StoreError::Damaged("it is empty".into()));
+        }
         let store = Self::open_file(directory)?;
         if !store.is_founded()? {
             return Err(StoreError::Missing);

@@ -73,7 +73,9 @@ fn libraries_stay_at_home() {
 #[test]
 fn pure_code_does_not_touch_the_world() {
     let mut findings = Vec::new();
-    for (path, text) in rust_files() {
+    let files = rust_files();
+    let tests = test_modules(&files);
+    for (path, text) in files {
         let Some((_, _, why)) = PURE.iter().find(|(place, besides, _)| {
             path.starts_with(place) && !besides.iter().any(|other| path.starts_with(other))
         }) else {
@@ -81,7 +83,7 @@ fn pure_code_does_not_touch_the_world() {
         };
         // Tests of pure code may make files and threads; the product may not.
         let code = product_code(&code(&text));
-        let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+        let is_test = tests.iter().any(|module| path.starts_with(module));
         for word in WORLD.iter().filter(|_| !is_test) {
             if let Some(line) = has_word(&code, word) {
                 findings.push(format!("{path}:{line} names {word}: {why}"));
@@ -96,8 +98,12 @@ fn firmware_code_needs_neither_std_nor_a_heap() {
     let lib = crate::read("drivers/sensor/src/lib.rs");
     assert!(code(&lib).contains("#![no_std]"), "drivers/sensor must be no_std unconditionally");
     let mut findings = Vec::new();
-    for (path, text) in rust_files() {
-        if !path.starts_with("drivers/sensor/src/") || path.ends_with("/tests.rs") {
+    let files = rust_files();
+    let tests = test_modules(&files);
+    for (path, text) in files {
+        if !path.starts_with("drivers/sensor/src/")
+            || tests.iter().any(|module| path.starts_with(module))
+        {
             continue;
         }
         let code = product_code(&code(&text));
@@ -128,6 +134,28 @@ fn unsafe_code_has_at_most_one_home() {
         .map(|(path, _)| path)
         .collect();
     assert!(allowing.len() <= 1, "unsafe code is allowed in {allowing:?}, one reviewed module may");
+}
+
+/// Where the modules lie that are declared as `#[cfg(test)] mod NAME;`: beginnings of paths.
+fn test_modules(files: &[(String, String)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let folder = match name {
+            "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
+            other => format!("{folder}/{}", other.trim_end_matches(".rs")),
+        };
+        for declared in code(text).split("#[cfg(test)]").skip(1) {
+            let declared = declared.trim_start().trim_start_matches("pub(crate) ");
+            if let Some((module, _)) =
+                declared.strip_prefix("mod ").and_then(|rest| rest.split_once(';'))
+                && !module.contains('{')
+            {
+                found.extend([format!("{folder}/{module}.rs"), format!("{folder}/{module}/")]);
+            }
+        }
+    }
+    found
 }
 
 /// The code before the test module at the end of the file.

@@ -192,3 +192,41 @@ fn bytes_that_are_no_message_change_nothing() {
     }
     assert_eq!(node.tip().height, height);
 }
+
+#[test]
+fn a_log_that_contradicts_itself_silences_a_voter_for_one_height() {
+    let site = Site::new(4);
+    let (proposer, messages) = proposal(&site, 0);
+    let effects = witness(&site, proposer, &messages, clock(0));
+    let me = (proposer + 1) % site.voters;
+    // The own prevote for the block turns into one for no block.
+    let tampered = |bytes: Vec<u8>| match Record::from_bytes(&bytes) {
+        Ok(Record::Vote(vote)) if vote.voter == site.nodes[me] => {
+            Record::Vote(Vote { block: None, ..vote }).to_bytes()
+        }
+        _ => bytes,
+    };
+    let records = effects.into_iter().filter_map(|effect| match effect {
+        Effect::WalAppend(bytes) => Some(tampered(bytes)),
+        _ => None,
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::found(directory.path(), &site.founding()).unwrap();
+    let setup = Setup {
+        node: site.nodes[me],
+        vote_key: Some(site.votes[me].clone()),
+        loaded: store.load().unwrap(),
+        records: records.collect(),
+        recovery: Recovery::Complete,
+    };
+    let mut node = Node::new(setup).unwrap();
+    let effects = node.step(clock(0), Input::Start);
+    assert_eq!(node.silent_through(), Some(Height(1)));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Fault(_))));
+    assert_eq!(prevote(&effects), None);
+    let logged = effects.iter().any(|effect| match effect {
+        Effect::WalAppend(bytes) => matches!(Record::from_bytes(bytes), Ok(Record::Silent { .. })),
+        _ => false,
+    });
+    assert!(logged, "it stays silent over another restart");
+}

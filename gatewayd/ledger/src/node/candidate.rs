@@ -30,10 +30,11 @@ impl Node {
         let candidate = self.build();
         let hash = candidate.block.header.hash();
         let bytes = candidate.block.to_bytes();
-        let message = Message::Body { height, round, block: bytes.clone() };
         let record = Record::Body { height, block: bytes };
         self.effects.push(Effect::WalAppend(record.to_bytes()));
-        self.publish(&message);
+        if let Record::Body { block, .. } = record {
+            self.publish(&Message::Body { height, round, block });
+        }
         self.candidates.insert(hash, candidate);
         Ok(self.driver.propose(self.now.mono_ms, height, round, hash)?)
     }

@@ -57,11 +57,36 @@ impl Node {
                 self.recall_candidate(block);
             }
         }
-        let may_vote = self.is_voter() && height > self.silent_through;
-        let voters = self.validators.clone();
-        let start = HeightStart { height, voters, may_vote, records };
-        self.drive(|driver, now| driver.start(now.mono_ms, start));
+        let replaying = !records.is_empty();
+        match self.driver.start(self.now.mono_ms, self.height_start(height, records)) {
+            // The log says something else than follows from it.
+            Err(_) if replaying => self.give_up_log(height),
+            result => self.drive(|_, _| result),
+        }
         self.take_early_bodies();
+    }
+
+    fn height_start(&self, height: Height, records: Vec<Record>) -> HeightStart {
+        let may_vote = self.is_voter() && height > self.silent_through;
+        HeightStart { height, voters: self.validators.clone(), may_vote, records }
+    }
+
+    /// Begins the height without its log, which is as good as damaged.
+    fn give_up_log(&mut self, height: Height) {
+        self.renew_driver();
+        self.fall_silent();
+        let start = self.height_start(height, Vec::new());
+        self.drive(|driver, now| driver.start(now.mono_ms, start));
+    }
+
+    /// After the loss of log records: no vote at the height that they can have been about. A
+    /// sole voter goes on; its votes never left this machine, except in stored blocks.
+    pub(super) fn fall_silent(&mut self) {
+        if self.is_voter() && self.validators.count() > 1 {
+            self.silent_through = self.silent_through.max(self.next_height());
+            let record = Record::Silent { height: self.silent_through };
+            self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
+        }
     }
 
     /// Runs the driver and everything that follows from it.

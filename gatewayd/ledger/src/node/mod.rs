@@ -366,15 +366,8 @@ impl Node {
 
     fn start(&mut self) {
         self.tip_since_ms = self.now.mono_ms;
-        if !self.damaged {
-            return;
-        }
-        self.damaged = false;
-        // A sole voter's votes never left this machine, except in stored blocks.
-        if self.is_voter() && self.validators.count() > 1 {
-            self.silent_through = self.silent_through.max(self.next_height());
-            let record = Record::Silent { height: self.silent_through };
-            self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
+        if std::mem::take(&mut self.damaged) {
+            self.fall_silent();
         }
     }
 

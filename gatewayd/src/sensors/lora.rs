@@ -9,9 +9,11 @@ use drivers::lora::effect::{Effect, Input, Stranger, WindowKind};
 use drivers::lora::ids::DevEui;
 use drivers::lora::link::{Batch, Link};
 use drivers::lora::server::{AddDeviceError, Counters, DeviceConfig, Highest, Server, Settings};
+use ledger::transaction::TallyCount;
 use tokio::sync::{mpsc, oneshot};
 
 use super::shared::Shared;
+use super::strangers::Strangers;
 use crate::clock;
 use crate::control::ControlError;
 use crate::ingest::Group;
@@ -28,6 +30,7 @@ enum Command {
     Remove(DevEui),
     Granted { dev_eui: DevEui, window: WindowKind, from: u32, count: u32 },
     State(oneshot::Sender<LoraState>),
+    Tally { hour: u64, reply: oneshot::Sender<Option<(u64, Vec<TallyCount>)>> },
 }
 
 /// A device to be served, or to be paired.
@@ -82,6 +85,14 @@ impl Handle {
         self.ask(Command::State).await
     }
 
+    /// Counts of the hour that ended before this one, once.
+    pub(super) async fn tally(
+        &self,
+        hour: u64,
+    ) -> Result<Option<(u64, Vec<TallyCount>)>, ControlError> {
+        self.ask(|reply| Command::Tally { hour, reply }).await
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
@@ -121,7 +132,15 @@ pub(super) async fn start(
     let (commands, inbox) = mpsc::channel(QUEUE);
     let handle = Handle { commands };
     let commands = handle.commands.downgrade();
-    let task = Task { link, server, shared, devices: HashMap::new(), commands };
+    let this_hour = hour(shared.clock.borrow().now().0);
+    let task = Task {
+        link,
+        server,
+        strangers: Strangers::new(this_hour),
+        shared,
+        devices: HashMap::new(),
+        commands,
+    };
     tokio::spawn(task.run(inbox));
     Ok(handle)
 }
@@ -131,6 +150,7 @@ struct Task {
     server: Server,
     shared: Shared,
     devices: HashMap<Identity, Device>,
+    strangers: Strangers,
     /// For answers to itself; weak, so that the task ends with its last handle.
     commands: mpsc::WeakSender<Command>,
 }
@@ -211,6 +231,10 @@ impl Task {
                 }
                 WindowKind::Join => self.server.grant_join(dev_eui, from, count),
             },
+            Command::Tally { hour, reply } => {
+                let total = self.server.counters().strangers;
+                let _ = reply.send(self.strangers.turn(hour, total));
+            }
             Command::State(reply) => {
                 let devices = self.devices.values();
                 let refused = devices.map(|device| (device.node, device.refused.clone())).collect();
@@ -317,7 +341,8 @@ impl Task {
         }
     }
 
-    fn stranger(&self, stranger: Stranger) {
+    fn stranger(&mut self, stranger: Stranger) {
+        self.strangers.note(&stranger);
         if let Stranger::JoinBadMic(dev_eui) = stranger {
             self.tell(&Identity::DevEui(dev_eui.0), window::Input::WrongKey);
         }
@@ -417,6 +442,11 @@ impl Task {
             }
         }
     }
+}
+
+/// Unix hour of a time in ms.
+pub(super) fn hour(unix_ms: u64) -> u64 {
+    unix_ms / 3_600_000
 }
 
 async fn sleep_ms(ms: Option<u64>) {

@@ -8,6 +8,7 @@ mod owner;
 mod port;
 pub mod settings;
 pub mod shared;
+mod strangers;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use drivers::lora::ids::DevEui;
 use drivers::serial::session::Committed;
 use ledger::ids::NodeId;
+use ledger::transaction::{Body, Tally};
 use tokio::sync::mpsc;
 
 use super::candidate::{Driver, Sensor, checked_name};
@@ -47,6 +48,7 @@ impl Owner {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         self.begin().await;
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut minute = tokio::time::interval(Duration::from_secs(60));
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -55,8 +57,23 @@ impl Owner {
                 },
                 input = news(&mut self.open) => self.window(input).await,
                 _ = second.tick() => self.window(Input::Tick).await,
+                _ = minute.tick() => self.tally().await,
             }
         }
+    }
+
+    /// Once an hour, what strangers sent becomes one line of the record.
+    async fn tally(&mut self) {
+        let Some(lora) = &self.lora else { return };
+        let hour = lora::hour(self.parts.shared.clock.borrow().now().0);
+        let Ok(Some((hour, counts))) = lora.tally(hour).await else { return };
+        let ledger = self.parts.ledger.clone();
+        tokio::spawn(async move {
+            let made = ledger.propose(move |_| Ok(Body::Tally(Tally { hour, counts }))).await;
+            if let Err(error) = made {
+                tracing::warn!(%error, hour, "strangers of this hour are not on the record");
+            }
+        });
     }
 
     /// Starts the links and serves what is kept and on the record.

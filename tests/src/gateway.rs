@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::bus::PrivateBus;
+use crate::peer::Peer;
 use crate::swtpm::Swtpm;
 
 /// Longest wait for anything that should happen.
@@ -196,6 +197,27 @@ impl Gateway {
             .spawn()?)
     }
 
+    /// Runs `gatewayctl` in the background; its outputs are read.
+    pub fn ctl_peer(&self, arguments: &[&str]) -> Result<Peer> {
+        let mut command = Command::new(binary("gatewayctl")?);
+        command.args(arguments).env("GATEWAYD_BUS", self.bus.address());
+        Peer::start(&mut command, "gatewayctl")
+    }
+
+    /// Runs `gatewayctl`, which must end with this exit code; all it printed.
+    pub fn ctl_code(&self, code: i32, arguments: &[&str]) -> Result<String> {
+        let output = self.ctl(arguments)?;
+        let words = [output.stdout, output.stderr].concat();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        let log = self.log();
+        ensure!(
+            output.status.code() == Some(code),
+            "{arguments:?}: {}\n{words}\n{log}",
+            output.status
+        );
+        Ok(words)
+    }
+
     /// Runs `gatewayctl … --json`, which must succeed.
     pub fn ctl_json(&self, arguments: &[&str]) -> Result<Value> {
         let mut arguments = arguments.to_vec();
@@ -239,7 +261,8 @@ impl Drop for Gateway {
 pub fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.ancestors().find(|folder| folder.join(name).is_file());
-    let path = folder.with_context(|| format!("build it first: cargo build -p gatewayd ({name})"))?;
+    let path =
+        folder.with_context(|| format!("build it first: cargo build -p gatewayd ({name})"))?;
     Ok(path.join(name))
 }
 

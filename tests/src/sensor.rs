@@ -1,0 +1,72 @@
+//! The shared-key serial sensor: `peers/serial_sensor.py`, written from the protocol alone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::gateway::{Gateway, text};
+use crate::peer::Peer;
+
+/// What has to be there.
+const MISSING: &str = "the serial sensor needs python3 (package python3)";
+
+/// A sensor with its printed code; it runs as often as it is started.
+pub struct SerialSensor {
+    key_file: PathBuf,
+}
+
+impl SerialSensor {
+    /// A new sensor with a fresh printed code in `dir`.
+    ///
+    /// # Errors
+    /// `python3` is missing.
+    pub fn new(dir: &Path, name: &str) -> Result<Self> {
+        let key_file = dir.join(format!("{name}.key"));
+        let made = script().arg("--new-key").arg(&key_file).output().context(MISSING)?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Ok(Self { key_file })
+    }
+
+    /// File with its printed code.
+    pub fn key_file(&self) -> &Path {
+        &self.key_file
+    }
+
+    /// Switches it on at this end of the cable, with more options.
+    ///
+    /// # Errors
+    /// `python3` is missing.
+    pub fn switch_on(&self, port: &Path, options: &[&str]) -> Result<Peer> {
+        let mut command = script();
+        command.arg(port).arg("--key-file").arg(&self.key_file);
+        Peer::start(command.args(["--patience", "50", "--seed", "1"]).args(options), MISSING)
+    }
+
+    /// Pairs it on `port`; its description. It must be switched on meanwhile.
+    ///
+    /// # Errors
+    /// It is not paired in time.
+    pub fn pair(&self, gateway: &Gateway, port: &Path, name: &str) -> Result<Value> {
+        let (port, key) = (text(port)?, text(&self.key_file)?);
+        gateway.ctl_json(&[
+            "pair",
+            "serial",
+            port,
+            "--key-file",
+            key,
+            "--name",
+            name,
+            "--window",
+            "50",
+            "--yes",
+        ])
+    }
+}
+
+fn script() -> Command {
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/serial_sensor.py"));
+    command
+}

@@ -87,6 +87,18 @@ impl Swtpm {
         Ok(())
     }
 
+    /// Holds it still (`true`), as a chip that hangs, or lets it go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn hang(&self, hung: bool) -> Result<()> {
+        let pid = self.child.as_ref().context("no TPM runs")?.id().to_string();
+        let signal = if hung { "-STOP" } else { "-CONT" };
+        let told = Command::new("kill").args([signal, &pid]).status()?;
+        anyhow::ensure!(told.success(), "kill {signal}");
+        Ok(())
+    }
+
     /// Kills it, as if the chip had gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

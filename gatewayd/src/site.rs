@@ -216,7 +216,7 @@ impl Site {
                 None => BROKEN,
             };
             let state = match &error {
-                IdentityError::Tpm(_) => DaemonState::NoTpm,
+                IdentityError::Tpm(error) if error.is_absence() => DaemonState::NoTpm,
                 _ => DaemonState::Degraded,
             };
             let told = TpmView::failed(error.to_string());

@@ -44,7 +44,7 @@ fn four_voters_without_trouble() {
 #[test]
 fn four_voters_with_loss_and_crashes() {
     let plan = |seed| Plan { voters: 4, blocks: 25, crashes: 10, loss: 10, ..Plan::quiet(seed) };
-    with_seeds("four voters, loss, crashes", 0..12, plan);
+    with_seeds("four voters, loss, crashes", 0..8, plan);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn voters_with_damaged_logs() {
         damage: true,
         ..Plan::quiet(seed)
     };
-    with_seeds("damaged logs", 0..12, plan);
+    with_seeds("damaged logs", 0..8, plan);
 }
 
 #[test]

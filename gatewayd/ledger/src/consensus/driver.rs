@@ -81,6 +81,9 @@ struct Shell {
     /// Encoded records that the log already holds, while it is replayed.
     recorded: BTreeSet<Vec<u8>>,
     replaying: bool,
+    /// Signatures of this height that were made or found right here: a vote is checked when it
+    /// comes and again in every certificate that it is part of.
+    good: BTreeSet<(PublicKey, Hash, Signature)>,
     build: Option<(Height, u32)>,
     unsynced: bool,
     now_ms: u64,
@@ -130,6 +133,7 @@ impl Driver {
             timers: BTreeMap::new(),
             recorded: BTreeSet::new(),
             replaying: false,
+            good: BTreeSet::new(),
             build: None,
             unsynced: false,
             now_ms: 0,
@@ -158,6 +162,7 @@ impl Driver {
         let HeightStart { height, voters, may_vote, records } = start;
         self.core.params.enabled = may_vote && self.shell.key.is_some();
         self.shell.now_ms = now_ms;
+        self.shell.good.clear();
         self.shell.running = Some(height);
         self.shell.sole_voter = voters.count() == 1;
         let inputs: Vec<_> = records.iter().filter_map(input_of_record).collect();
@@ -300,6 +305,8 @@ impl Driver {
 
 /// Heights whose early messages are queued by the engine.
 const QUEUED_HEIGHTS: usize = 2;
+/// Good signatures remembered a height: two votes of 128 voters in eight rounds.
+const MAX_REMEMBERED: usize = 2_048;
 /// Early messages a height: two votes and a proposal of each of 128 voters in a few rounds.
 const QUEUED_INPUTS: usize = 1024;
 
@@ -380,7 +387,7 @@ impl Shell {
                     bft::ConsensusMsg::Vote(vote) => self.vote_digest(vote),
                     bft::ConsensusMsg::Proposal(proposal) => self.proposal_digest(proposal),
                 };
-                r.resume_with(verify_digest(&key, &digest, &message.signature).is_ok())
+                r.resume_with(self.is_good(&key, &digest, &message.signature))
             }
             Effect::VerifyCommitCertificate(certificate, voters, thresholds, r) => {
                 let votes: Vec<_> = (certificate.commit_signatures.iter())
@@ -505,12 +512,28 @@ impl Shell {
 
     fn sign(&mut self, digest: &Hash) -> Signature {
         match &self.key {
-            Some(key) => key.sign_digest(digest),
+            Some(key) => {
+                let signature = key.sign_digest(digest);
+                self.good.insert((key.public_key(), *digest, signature));
+                signature
+            }
             None => {
                 self.fault = Some(DriverError::NoKey);
                 Signature::from_bytes([0; 64])
             }
         }
+    }
+
+    fn is_good(&mut self, key: &PublicKey, digest: &Hash, signature: &Signature) -> bool {
+        let checked = (*key, *digest, *signature);
+        if self.good.contains(&checked) {
+            return true;
+        }
+        let good = verify_digest(key, digest, signature).is_ok();
+        if good && self.good.len() < MAX_REMEMBERED {
+            self.good.insert(checked);
+        }
+        good
     }
 
     fn vote_digest(&self, vote: &context::Vote) -> Hash {
@@ -526,7 +549,7 @@ impl Shell {
     }
 
     fn verify_votes(
-        &self,
+        &mut self,
         votes: &[(context::Vote, Signature)],
         voters: &Voters,
         needed: engine::ThresholdParam,
@@ -538,7 +561,7 @@ impl Shell {
             }
             let key: &PublicKey =
                 voters.key(&vote.voter).ok_or(CertificateError::UnknownValidator(vote.voter))?;
-            if verify_digest(key, &self.vote_digest(vote), signature).is_err() {
+            if !self.is_good(key, &self.vote_digest(vote), signature) {
                 let bad = engine::CommitSignature::new(vote.voter, *signature);
                 return Err(CertificateError::InvalidCommitSignature(bad));
             }

@@ -21,10 +21,10 @@ fn unknown_keys_and_wrong_types_name_file_and_line() -> Result<()> {
     let good = std::fs::read_to_string(gateway.config())?;
     let cases = [
         ("colour = \"red\"\n", 1, "colour"),
-        ("log_level = 7\n", 1, "log_level"),
+        ("log_level = 7\n", 1, "expected a string"),
         ("\n\nlog_level = \"loud\"\n", 3, "loud"),
         ("disk_budget_bytes = -1\n", 1, "disk_budget_bytes"),
-        ("log_level = \"info\"\nlog_level = \"info\"\n", 2, "log_level"),
+        ("log_level = \"info\"\nlog_level = \"info\"\n", 2, "duplicate"),
         ("log_level = \n", 1, ""),
     ];
     for (text, line, word) in cases {

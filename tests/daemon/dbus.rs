@@ -58,6 +58,18 @@ fn finish(command: &mut Command) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("busctl's JSON")
 }
 
+/// What busctl says without its types.
+pub(crate) fn plain(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => match object.get("data").filter(|_| object.contains_key("type")) {
+            Some(data) => plain(data),
+            None => object.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
+        },
+        Value::Array(values) => values.iter().map(plain).collect(),
+        other => other.clone(),
+    }
+}
+
 /// Everything that is signalled, as busctl prints it.
 fn monitor(gateway: &Gateway) -> Result<Peer> {
     let mut command = Command::new("busctl");

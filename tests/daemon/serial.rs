@@ -44,18 +44,29 @@ fn counters(gateway: &Gateway, expected: usize) -> Result<Vec<u64>> {
     Ok(all)
 }
 
-/// All readings, once there are as many as expected; more are an error.
+/// All readings, oldest first, once there are as many as expected; more are an error.
 pub(crate) fn readings(gateway: &Gateway, expected: usize) -> Result<Vec<Value>> {
-    let total = |gateway: &Gateway| {
-        let status = gateway.ctl_json(&["status"]).unwrap_or_default();
-        ["readings_committed", "readings_waiting", "readings_unrecorded"]
-            .iter()
-            .filter_map(|key| status[key].as_u64())
-            .sum::<u64>()
-    };
-    gateway.wait_for("the readings", |gateway| total(gateway) >= expected as u64)?;
-    ensure!(total(gateway) == expected as u64, "{} readings", total(gateway));
-    let count = expected.to_string();
+    let mut all = Vec::new();
+    gateway.wait_for("the readings", |gateway| {
+        all = listed(gateway).unwrap_or_default();
+        all.len() >= expected
+    })?;
+    ensure!(all.len() == expected, "{} readings: {all:?}", all.len());
+    Ok(all)
+}
+
+/// All readings that the daemon has now, oldest first.
+pub(crate) fn listed(gateway: &Gateway) -> Result<Vec<Value>> {
+    let answer = crate::dbus::call(gateway, "", "Ledger", "Readings", &["su", "", "10000"])?;
+    let all = crate::dbus::plain(&answer);
+    let mut all = all[0].as_array().context("a list")?.clone();
+    all.reverse();
+    Ok(all)
+}
+
+/// What `reading tail --json` prints of so many readings.
+fn tail(gateway: &Gateway, count: usize) -> Result<Vec<Value>> {
+    let count = count.to_string();
     let tail = ["reading", "tail", "--last", "10000", "--count", &count, "--json"];
     let lines = gateway.ctl_code(0, &tail)?;
     lines.lines().map(|line| serde_json::from_str(line).context("a reading")).collect()
@@ -79,6 +90,7 @@ fn from_the_printed_code_to_an_offline_proof() -> Result<()> {
     assert_eq!(code, Some(0), "{lines:?}");
     let gateway = &paired.gateway;
     assert_eq!(counters(gateway, 3)?, acknowledged(&lines));
+    assert_eq!(tail(gateway, 3)?.len(), 3);
     let file = gateway.dir.path().join("reading.proof");
     let file = text(&file)?;
     gateway.ctl_json(&["reading", "export", "cellar", "--last", "--out", file])?;
@@ -161,20 +173,25 @@ fn each_value_is_there_once(gateway: &Gateway, lines: &[String]) -> Result<()> {
         lines.iter().filter(|line| line.starts_with("acknowledged ") || *line == "settled").count();
     ensure!(done > 0, "nothing was acknowledged: {lines:?}");
     let expected = |at: usize| 21.5 + 0.5 * f64::from(u32::try_from(at).unwrap_or(0));
-    let status = gateway.ctl_json(&["status"])?;
-    let number = |key: &str| status[key].as_u64().unwrap_or(0);
-    let total = number("readings_committed") + number("readings_waiting");
-    let total = usize::try_from(total)?;
+    let known = listed(gateway)?;
+    let total = known.len();
     ensure!(total == done || total == done + 1, "{total} readings, {done} acknowledged");
-    assert_eq!(number("readings_unrecorded"), 0);
-    let mut values: Vec<f64> = readings(gateway, total)?
-        .iter()
-        .filter_map(|reading| reading["values"][0]["value"].as_f64())
-        .collect();
+    let mut values: Vec<f64> =
+        known.iter().filter_map(|reading| reading["values"][0]["value"].as_f64()).collect();
     values.sort_by(f64::total_cmp);
     let all: Vec<f64> = (0..total).map(expected).collect();
     assert_eq!(values, all, "{}", lines.join("\n"));
-    Ok(())
+    let key = |reading: &Value| [&reading["epoch"], &reading["counter"]].map(Value::as_u64);
+    let shown = tail(gateway, total)?;
+    assert_eq!(
+        shown.iter().map(key).collect::<Vec<_>>(),
+        known.iter().map(key).collect::<Vec<_>>(),
+        "the command line shows something else"
+    );
+    gateway.wait_for("all to be on the record", |gateway| {
+        let status = gateway.ctl_json(&["status"]).unwrap_or_default();
+        status["readings_committed"] == total && status["readings_unrecorded"] == 0
+    })
 }
 
 #[test]

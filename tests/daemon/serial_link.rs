@@ -10,7 +10,7 @@ use tests::gateway::{Gateway, text};
 use tests::peer::Peer;
 use tests::pty::Cable;
 
-use crate::serial::readings;
+use crate::serial::listed;
 
 const VALUE: &str = "format = \"value\"\n[[field]]\nname = \"t\"\nunit = \"Cel\"\n\
                      minimum = -40\nmaximum = 85\n";
@@ -66,20 +66,22 @@ impl Bench {
         })
     }
 
-    fn total(&self) -> Result<u64> {
-        let status = self.gateway.ctl_json(&["status"])?;
-        let number = |key: &str| status[key].as_u64().unwrap_or(0);
-        Ok(number("readings_committed") + number("readings_waiting"))
-    }
-
-    /// Prints a line and waits for its reading.
-    fn reading(&self, line: &str) -> Result<Value> {
-        let before = self.total()?;
+    /// Prints a line and waits for the reading of these values.
+    fn reading(&self, line: &str, values: &Value) -> Result<Value> {
         write(self.cable.sensor(), line.as_bytes())?;
-        let count = usize::try_from(before)? + 1;
-        let all = readings(&self.gateway, count)?;
-        all.last().cloned().context("a reading")
+        let mut newest = Value::Null;
+        let waited = self.gateway.wait_for("the reading", |gateway| {
+            newest = listed(gateway).unwrap_or_default().pop().unwrap_or_default();
+            newest["values"] == *values
+        });
+        waited.with_context(|| format!("instead: {newest}"))?;
+        Ok(newest)
     }
+}
+
+/// One temperature.
+fn celsius(value: f64) -> Value {
+    json!([{ "name": "t", "unit": "Cel", "value": value }])
 }
 
 fn write(port: &Path, bytes: &[u8]) -> Result<()> {
@@ -90,8 +92,7 @@ fn write(port: &Path, bytes: &[u8]) -> Result<()> {
 fn one_value_a_line_is_previewed_confirmed_and_recorded() -> Result<()> {
     let bench = Bench::new(VALUE)?;
     bench.paired("21.5\r\n")?;
-    let reading = bench.reading("-3.25\r\n")?;
-    assert_eq!(reading["values"], json!([{ "name": "t", "unit": "Cel", "value": -3.25 }]));
+    let reading = bench.reading("-3.25\r\n", &celsius(-3.25))?;
     assert_eq!(reading["level"], 0, "nothing on such a wire is authenticated");
     let shown = bench.gateway.ctl_json(&["sensor", "show", "line"])?;
     assert_eq!(shown["kind"], "line");
@@ -110,7 +111,7 @@ fn one_value_a_line_is_previewed_confirmed_and_recorded() -> Result<()> {
             .iter()
             .all(|name| counted(gateway, name) == 1)
     })?;
-    assert_eq!(bench.reading("4\n")?["values"][0]["value"], 4.0);
+    bench.reading("4\n", &celsius(4.0))?;
     Ok(())
 }
 
@@ -118,12 +119,11 @@ fn one_value_a_line_is_previewed_confirmed_and_recorded() -> Result<()> {
 fn json_lines_are_mapped() -> Result<()> {
     let bench = Bench::new(JSON)?;
     bench.paired("{\"air\":{\"temp\":20},\"door\":false}\n")?;
-    let reading = bench.reading("{\"air\":{\"temp\":-18.5},\"door\":true,\"x\":[1]}\n")?;
     let expected = json!([
         { "name": "t", "unit": "Cel", "value": -18.5 },
         { "name": "open", "value": true },
     ]);
-    assert_eq!(reading["values"], expected);
+    bench.reading("{\"air\":{\"temp\":-18.5},\"door\":true,\"x\":[1]}\n", &expected)?;
     Ok(())
 }
 
@@ -131,8 +131,7 @@ fn json_lines_are_mapped() -> Result<()> {
 fn csv_lines_are_mapped() -> Result<()> {
     let bench = Bench::new(CSV)?;
     bench.paired("a;412,5;z\n")?;
-    let reading = bench.reading("b;655;\n")?;
-    assert_eq!(reading["values"], json!([{ "name": "h", "unit": "%RH", "value": 65.5 }]));
+    bench.reading("b;655;\n", &json!([{ "name": "h", "unit": "%RH", "value": 65.5 }]))?;
     Ok(())
 }
 
@@ -150,7 +149,7 @@ fn a_preview_that_is_not_confirmed_pairs_nothing() -> Result<()> {
         status.is_ok_and(|status| status["data"][0]["state"]["data"] == "failed")
     })?;
     assert_eq!(bench.gateway.ctl_json(&["sensor", "list"])?, json!([]));
-    assert_eq!(bench.total()?, 0, "a preview records nothing");
+    assert_eq!(listed(&bench.gateway)?.len(), 0, "a preview records nothing");
     Ok(())
 }
 
@@ -168,13 +167,13 @@ fn a_wrong_map_is_refused_with_its_place() -> Result<()> {
 fn a_line_source_survives_a_kill_and_a_pulled_cable() -> Result<()> {
     let mut bench = Bench::new(VALUE)?;
     bench.paired("20\n")?;
-    bench.reading("21\n")?;
+    bench.reading("21\n", &celsius(21.0))?;
     bench.gateway.kill()?;
     bench.gateway.start()?;
     open_again(&bench)?;
     // The first line after the port was opened may have been cut: it does not count.
     write(bench.cable.sensor(), b"1\n")?;
-    assert_eq!(bench.reading("22\n")?["values"][0]["value"], 22.0);
+    bench.reading("22\n", &celsius(22.0))?;
 
     let folder = bench.gateway.dir.path().to_owned();
     write(bench.cable.sensor(), b"2")?;
@@ -185,7 +184,7 @@ fn a_line_source_survives_a_kill_and_a_pulled_cable() -> Result<()> {
     bench.cable = Cable::plug(&folder, "line")?;
     open_again(&bench)?;
     write(bench.cable.sensor(), b"3\n")?;
-    assert_eq!(bench.reading("23\n")?["values"][0]["value"], 23.0);
+    bench.reading("23\n", &celsius(23.0))?;
     Ok(())
 }
 

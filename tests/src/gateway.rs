@@ -49,7 +49,7 @@ impl Gateway {
 
     /// Daemon running on an unattested site of its own.
     pub fn with_site() -> Result<Self> {
-        let mut gateway = Self::start_new()?;
+        let gateway = Self::start_new()?;
         gateway.init_site()?;
         Ok(gateway)
     }
@@ -82,11 +82,12 @@ impl Gateway {
         (self.dir.path().join("operator.pem"), self.dir.path().join("passphrase"))
     }
 
-    /// Starts the daemon and waits until it answers.
+    /// Starts the daemon and waits until it has started, in whatever state.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
-        self.wait_for("the daemon to answer", |gateway| {
-            gateway.ctl(&["status", "--json"]).is_ok_and(|output| output.status.success())
+        self.wait_for("the daemon to start", |gateway| {
+            let status = gateway.ctl_json(&["status"]);
+            status.is_ok_and(|status| status["state"] != "starting")
         })
     }
 
@@ -175,6 +176,16 @@ impl Gateway {
             "--passphrase-file",
             text(&passphrase)?,
         ])
+    }
+
+    /// Makes a block: an act of the operator that leaves the policy as it is.
+    pub fn make_block(&self) -> Result<()> {
+        let (key, passphrase) = self.operator_key();
+        let (key, passphrase) = (text(&key)?, text(&passphrase)?);
+        let signing = ["--operator-key", key, "--passphrase-file", passphrase, "--yes"];
+        let act = ["site", "policy", "receipts=2"];
+        self.ctl_json(&[&act[..], &signing].concat())?;
+        Ok(())
     }
 
     /// Runs `gatewayctl` on this gateway's bus.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use drivers::reading::Level;
 use ledger::ids::NodeId;
 use ledger::state::{LightNode, SessionRecord};
+use ledger::transaction::CounterRange;
 
 use super::candidate::Sensor;
 use super::owner::Owner;
@@ -55,6 +56,14 @@ impl Owner {
     }
 }
 
+/// Gaps as people see them: the open end of an earlier epoch is not missing, and no counter below
+/// the first one that its link uses ever comes.
+fn missing(gaps: &[CounterRange], first: u64) -> Vec<(u64, u64)> {
+    let known = gaps.iter().filter(|gap| gap.last != u64::MAX);
+    let ranges = known.map(|gap| (gap.first.max(first), gap.last));
+    ranges.filter(|(first, last)| first <= last).collect()
+}
+
 fn describe(
     sensor: &Sensor,
     on_record: Option<&OnRecord>,
@@ -88,7 +97,7 @@ fn describe(
         epoch: session.map_or(0, |session| session.counters.epoch),
         highest: session.and_then(|session| session.counters.highest),
         gaps: session.map_or_else(Vec::new, |session| {
-            session.counters.gaps.iter().map(|gap| (gap.first, gap.last)).collect()
+            missing(&session.counters.gaps, link.first_counter())
         }),
         last_heard_ms: heard_ms,
         interval_s: (interval_s > 0).then_some(interval_s),
@@ -99,5 +108,18 @@ fn describe(
         }),
         refused,
         mobility: link.mobility(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_readings_that_may_have_been_are_missing() {
+        let range = |epoch, first, last| CounterRange { epoch, first, last };
+        let gaps = [range(1, 0, 0), range(1, 4, 6), range(1, 9, u64::MAX), range(2, 0, 3)];
+        assert_eq!(missing(&gaps, 1), [(4, 6), (1, 3)]);
+        assert_eq!(missing(&gaps, 0), [(0, 0), (4, 6), (0, 3)]);
     }
 }

@@ -91,6 +91,14 @@ impl LinkSettings {
         !matches!(self, Self::Line { .. })
     }
 
+    /// Counter of the first reading of a session: frames of the handshake use 0 on a serial link.
+    pub fn first_counter(&self) -> u64 {
+        match self {
+            Self::Serial { .. } | Self::Line { .. } => 1,
+            Self::Lora { .. } => 0,
+        }
+    }
+
     /// Whether another gateway could serve it, in words (design §6).
     pub fn mobility(&self) -> &'static str {
         match self {

@@ -2,7 +2,10 @@
 //! the identity, checks the disk for rollback, starts ledger, buffer and sensors, and keeps the
 //! status that everybody reads.
 
-use std::path::Path;
+mod disk;
+mod look;
+mod parts;
+
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,19 +13,20 @@ use std::time::Duration;
 use attestation::tpm::{IdentityInfo, Tpm, TpmError};
 use ledger::crypto::PublicKey;
 use ledger::genesis::Genesis;
-use ledger::host::Host;
 use ledger::ids::NodeId;
-use ledger::store::{Founding, StartCheck, Store, check_start};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{ControlError, DaemonState, Event, InitSite, PairingStatus, Result, Status};
 use crate::identity::{self, Folder, IdentityError, Unlocked};
-use crate::sensors::shared::Shared;
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
 use crate::{ingest, ledger_task, sensors};
+
+use disk::{Counted, check_disk};
+use look::{Look, not_answering};
+pub use parts::Parts;
 
 /// How often a TPM that does not answer is asked again, and one that does is looked at.
 const TPM_RETRY: Duration = Duration::from_secs(2);
@@ -112,23 +116,16 @@ enum Stop {
     Failed(String),
 }
 
-/// The start counter was compared with the TPM's in this process: it is, once.
-#[derive(Clone, Copy)]
-struct Counted {
-    rolled_back: bool,
-    counter: u64,
-}
-
 impl Site {
     /// Runs until `shutdown` says so; then the threads are joined and everything is on disk.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let mut counted = None;
+        let (mut counted, mut listening) = (None, None);
         let mut stop = Stop::Recovered;
         while !matches!(stop, Stop::End) {
             let started = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop) => break,
-                started = self.begin(&mut counted, stop) => started,
+                started = self.begin(&mut counted, &mut listening, stop) => started,
             };
             let Started { running, threads, stopped } = started;
             self.running.send_replace(Some(running.clone()));
@@ -141,6 +138,7 @@ impl Site {
             self.running.send_replace(None);
             self.join(threads).await;
         }
+        self.end(listening).await;
         // Whoever waits for an answer of this task is told that there is none.
         self.requests.close();
         if let Err(error) = self.tpm.shutdown() {
@@ -150,7 +148,7 @@ impl Site {
 
     /// Waits for the end of threads, answering requests.
     async fn join(&mut self, threads: Vec<JoinHandle<()>>) {
-        let joined = self.attended("the daemon is stopping", None, move || {
+        let joined = self.attended("the daemon is stopping", move || {
             for thread in threads {
                 if thread.join().is_err() {
                     tracing::error!("a thread ended with a panic");
@@ -164,7 +162,12 @@ impl Site {
     }
 
     /// Waits for a site, its TPM and its disk, and starts the parts.
-    async fn begin(&mut self, counted: &mut Option<Counted>, after: Stop) -> Started {
+    async fn begin(
+        &mut self,
+        counted: &mut Option<Counted>,
+        listening: &mut Option<Parts>,
+        after: Stop,
+    ) -> Started {
         match after {
             Stop::End => {}
             // What was counted counts no more: the disk and the TPM were made to agree.
@@ -176,7 +179,8 @@ impl Site {
         }
         loop {
             let genesis = self.genesis().await;
-            let unlocked = self.unlock().await;
+            let unlocked = self.unlock(&genesis, listening).await;
+            self.end(listening.take()).await;
             match self.start(genesis, unlocked, counted).await {
                 Ok(started) => return started,
                 Err(error) => {
@@ -205,24 +209,75 @@ impl Site {
         }
     }
 
-    async fn unlock(&mut self) -> Unlocked {
+    /// Waits for the TPM of the identity. Meanwhile what needs no key is heard.
+    async fn unlock(&mut self, genesis: &Genesis, listening: &mut Option<Parts>) -> Unlocked {
         loop {
             let (tpm, folder) = (self.tpm.clone(), self.folder());
-            let why = "an identity is being opened";
-            let opened = self.attended(why, Some(TPM_SLOW), move || folder?.unlock(&tpm)).await;
+            let mut work = tokio::task::spawn_blocking(move || folder?.unlock(&tpm));
+            let mut slow = Some(TPM_SLOW);
+            let opened = loop {
+                match self.attend(&mut work, "an identity is being opened", slow.take()).await {
+                    Some(opened) => break opened.unwrap_or(Err(BROKEN)),
+                    None => {
+                        let reason = not_answering(&self.settings, TPM_SLOW);
+                        self.listen(genesis, listening, DaemonState::NoTpm, reason).await;
+                    }
+                }
+            };
             let error = match opened {
-                Some(Ok(unlocked)) => return unlocked,
-                Some(Err(error)) => error,
-                None => BROKEN,
+                Ok(unlocked) => return unlocked,
+                Err(error) => error,
             };
             let state = match &error {
                 IdentityError::Tpm(error) if error.is_absence() => DaemonState::NoTpm,
                 _ => DaemonState::Degraded,
             };
-            let told = TpmView::failed(error.to_string());
-            self.show(state, vec![error.to_string()], Some(told));
+            self.listen(genesis, listening, state, error.to_string()).await;
             self.wait(TPM_RETRY, false).await;
         }
+    }
+
+    /// Shows why the identity is not open. Line sources have no keys: they are buffered all the
+    /// same. Nothing is signed, and nothing that is sealed is touched.
+    async fn listen(
+        &mut self,
+        genesis: &Genesis,
+        listening: &mut Option<Parts>,
+        state: DaemonState,
+        reason: String,
+    ) {
+        let mut reasons = vec![reason.clone()];
+        if listening.is_none() {
+            match self.open_locked(genesis) {
+                Ok(parts) => *listening = parts,
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
+        }
+        let told = Some(TpmView::failed(reason));
+        let mut status = status::without_site(state, reasons, told, &self.settings);
+        status::name_site(&mut status, genesis);
+        if let Some(parts) = listening {
+            status::listening(&mut status, parts).await;
+        }
+        self.publish(status);
+    }
+
+    /// The parts without any key; none while the site is only being founded.
+    fn open_locked(&self, genesis: &Genesis) -> anyhow::Result<Option<Parts>> {
+        if self.folder()?.founding_counter()?.is_some() {
+            return Ok(None);
+        }
+        // The founder is the only gateway that can hold this disk.
+        let gateway = NodeId::of_key(&genesis.founder.identity);
+        self.open(genesis.chain_id(), gateway, None, Arc::new(Vault::locked())).map(Some)
+    }
+
+    /// Stops parts and waits for their threads.
+    async fn end(&mut self, parts: Option<Parts>) {
+        let Some(Parts { ledger, ingest, sensors, threads, stopped }) = parts else { return };
+        // Handles go first: a thread ends when nobody can ask it any more.
+        drop((ledger, ingest, sensors, stopped));
+        self.join(threads).await;
     }
 
     fn folder(&self) -> std::result::Result<Folder, IdentityError> {
@@ -255,26 +310,29 @@ impl Site {
     }
 
     /// Does blocking work on another thread; requests are answered meanwhile, so that a slow TPM
-    /// is not taken for a daemon that hangs. After `slow` the TPM is said not to answer. `None`
-    /// when the work broke.
+    /// is not taken for a daemon that hangs. `None` when the work broke.
     async fn attended<T: Send + 'static>(
         &mut self,
         why: &str,
-        slow: Option<Duration>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let mut work = tokio::task::spawn_blocking(work);
-        let mut slow = slow.map(|slow| Box::pin(tokio::time::sleep(slow)));
+        self.attend(&mut work, why, None).await.flatten()
+    }
+
+    /// Waits for work as [`Site::attended`]; `None` when it takes longer than `limit`.
+    async fn attend<T>(
+        &mut self,
+        work: &mut tokio::task::JoinHandle<T>,
+        why: &str,
+        limit: Option<Duration>,
+    ) -> Option<Option<T>> {
+        let late = limit.map(|limit| tokio::time::Instant::now() + limit);
         loop {
             tokio::select! {
-                done = &mut work => return done.ok(),
+                done = &mut *work => return Some(done.ok()),
                 Some(request) = self.requests.recv() => refuse(request, why),
-                () = elapsed(&mut slow) => {
-                    slow = None;
-                    let reason = not_answering(&self.settings, TPM_SLOW);
-                    let told = TpmView::failed(reason.clone());
-                    self.show(DaemonState::NoTpm, vec![reason], Some(told));
-                }
+                () = at(late) => return None,
             }
         }
     }
@@ -283,7 +341,7 @@ impl Site {
         let (tpm, folder) = (self.tpm.clone(), self.folder());
         let insecure = self.settings.insecure_software_tpm_sites;
         let make = move || folder?.create(&tpm, &request, clock::wall_ms(), insecure);
-        let made = self.attended("a site is being founded", None, make).await;
+        let made = self.attended("a site is being founded", make).await;
         let genesis = made.unwrap_or(Err(BROKEN)).map_err(ControlError::from)?;
         tracing::info!(chain = %genesis.chain_id(), "site founded");
         Ok(())
@@ -305,53 +363,14 @@ impl Site {
                 let (tpm, record) = (self.tpm.clone(), Arc::clone(&genesis));
                 let why = "the disk is being looked at";
                 let check = move || check_disk(&dir, &tpm, &record, counter);
-                let checked = self.attended(why, Some(TPM_SLOW), check).await;
+                let checked = self.attended(why, check).await;
                 *counted.insert(checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?)
             }
         };
         let vote = vote.filter(|_| !rolled_back);
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
-        let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
-
-        let (ledger, inbox) = ledger_task::channel();
-        let chain_id = genesis.chain_id();
-        let limits = ingest::Limits {
-            batch_interval_ms: self.settings.batch_interval_ms,
-            budget_bytes: self.settings.disk_budget_bytes,
-        };
-        let buffer = self.settings.data_dir.join("buffer.db");
-        let context = ingest::leaf::Context { chain_id, gateway };
-        let opened = ingest::open(&buffer, context, limits, self.events.clone())?;
-        let ingest::Opened { handle, thread, highest, sensors: rows, sessions, batches } = opened;
-        let (stopped_in, stopped) = mpsc::channel(1);
-        let parts = ledger_task::Parts {
-            host,
-            gateway,
-            vote_key: vote,
-            batches,
-            ingest: handle.clone(),
-            events: self.events.clone(),
-            stopped: stopped_in,
-        };
-        let ledger_thread = ledger_task::start(inbox, parts)?;
-        let shared = Shared {
-            chain_id,
-            ingest: handle.clone(),
-            ledger: ledger.clone(),
-            vault: Arc::clone(&vault),
-            clock: ledger.clock(),
-            events: self.events.clone(),
-        };
-        let sensors = sensors::start(sensors::Parts {
-            shared,
-            rows,
-            sessions,
-            highest,
-            settings: self.settings.clone(),
-            pairing: self.pairing.clone(),
-            events: self.events.clone(),
-            ledger: ledger.clone(),
-        });
+        let parts = self.open(genesis.chain_id(), gateway, vote, Arc::clone(&vault))?;
+        let Parts { ledger, ingest, sensors, threads, stopped } = parts;
         let running = Running {
             genesis,
             gateway,
@@ -360,11 +379,11 @@ impl Site {
             counter,
             rolled_back,
             ledger,
-            ingest: handle,
+            ingest,
             sensors,
             vault,
         };
-        Ok(Started { running, threads: vec![thread, ledger_thread], stopped })
+        Ok(Started { running, threads, stopped })
     }
 
     /// Keeps status and looks at the TPM while the site runs.
@@ -416,92 +435,9 @@ impl Site {
     }
 }
 
-/// Makes the store where a founding has not yet, and compares the start counters: what the disk
-/// says and what the TPM says differ when an older copy of the disk was put back.
-fn check_disk(dir: &Path, tpm: &Tpm, genesis: &Genesis, counter: u64) -> anyhow::Result<Counted> {
-    let folder = Folder::at(dir)?;
-    let mut store = match folder.founding_counter()? {
-        Some(founding) => {
-            let mut store = match Store::found(dir, &Founding::new(genesis.clone())) {
-                Err(ledger::store::StoreError::Exists) => Store::open(dir)?,
-                other => other?,
-            };
-            if store.counter()?.is_none() {
-                store.write_counter(founding)?;
-            }
-            folder.founded()?;
-            store
-        }
-        None => Store::open(dir)?,
-    };
-    match check_start(store.counter()?, counter) {
-        StartCheck::Clean { next } => {
-            store.write_counter(next)?;
-            let counter = tpm.counter_increment()?;
-            anyhow::ensure!(
-                counter == next,
-                "the TPM's start counter went to {counter}, not {next}"
-            );
-            Ok(Counted { rolled_back: false, counter })
-        }
-        StartCheck::RolledBack { stored, nv } => {
-            tracing::error!(?stored, nv, "an older copy of the disk was put back");
-            folder.destroy_vote_key()?;
-            Ok(Counted { rolled_back: true, counter })
-        }
-    }
-}
-
-/// The next look at the TPM.
-enum Look {
-    Later(tokio::time::Instant),
-    Now(tokio::task::JoinHandle<TpmView>, tokio::time::Instant),
-}
-
-impl Look {
-    /// Waits for what it shows; may be called again after it was dropped half-way.
-    async fn next(&mut self, tpm: &Tpm, was: &Arc<IdentityInfo>) -> TpmView {
-        if let Self::Later(at) = self {
-            tokio::time::sleep_until(*at).await;
-            let (tpm, was) = (tpm.clone(), Arc::clone(was));
-            let looking = tokio::task::spawn_blocking(move || look_at_tpm(&tpm, &was));
-            *self = Self::Now(looking, tokio::time::Instant::now());
-        }
-        let Self::Now(looking, _) = self else { return std::future::pending().await };
-        let seen = looking.await.unwrap_or_else(|error| TpmView::failed(error.to_string()));
-        let wait = if seen.failed.is_some() { TPM_RETRY } else { TPM_LOOK };
-        *self = Self::Later(tokio::time::Instant::now() + wait);
-        seen
-    }
-
-    /// For how long an answer has been waited for.
-    fn silent(&self) -> Option<Duration> {
-        match self {
-            Self::Later(_) => None,
-            Self::Now(_, since) => Some(since.elapsed()),
-        }
-    }
-}
-
-fn look_at_tpm(tpm: &Tpm, was: &IdentityInfo) -> TpmView {
-    match tpm.load_identity() {
-        Ok(info) if info.identity == was.identity => TpmView::of(&info),
-        Ok(_) => TpmView::failed("this is not the TPM of this gateway's identity".into()),
-        Err(error) => TpmView::failed(error.to_string()),
-    }
-}
-
-fn not_answering(settings: &Settings, time: Duration) -> String {
-    let (tcti, seconds) = (&settings.tcti, time.as_secs());
-    format!(
-        "the TPM {tcti} has not answered for {seconds} s: it hangs or is very slow; if that lasts, \
-         restart the machine (a software TPM: its service)"
-    )
-}
-
-async fn elapsed(timer: &mut Option<std::pin::Pin<Box<tokio::time::Sleep>>>) {
-    match timer {
-        Some(timer) => timer.await,
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

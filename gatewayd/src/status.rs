@@ -2,6 +2,8 @@
 //! the daemon is in and says why; it changes nothing.
 
 use attestation::tpm::IdentityInfo;
+use ledger::genesis::Genesis;
+use ledger::ids::NodeId;
 use ledger::state::Attestation;
 
 use crate::clock;
@@ -9,7 +11,7 @@ use crate::config::Settings;
 use crate::control::{DaemonState, Status};
 use crate::ingest::Heard;
 use crate::presence::{Presence, presence};
-use crate::site::Running;
+use crate::site::{Parts, Running};
 use crate::store::NodeBytes;
 
 /// What is known of the TPM now.
@@ -90,6 +92,26 @@ pub fn attestation_word(attestation: &Attestation) -> &'static str {
     }
 }
 
+/// The site and its founder, while their keys are not open.
+pub fn name_site(status: &mut Status, genesis: &Genesis) {
+    status.site = Some(genesis.site_name.as_str().to_owned());
+    status.gateway = Some(NodeId::of_key(&genesis.founder.identity).to_gateway_string());
+}
+
+/// What is heard while the TPM is waited for.
+pub async fn listening(status: &mut Status, parts: &Parts) {
+    let heard = parts.ingest.heard().await.unwrap_or_default();
+    let sensors = parts.sensors.intervals().await.unwrap_or_default();
+    status.sensors = u32::try_from(sensors.len()).unwrap_or(u32::MAX);
+    [status.readings_waiting, status.readings_committed, status.readings_unrecorded] = heard.counts;
+    status.disk_used_bytes = heard.used_bytes;
+    let what = "line sources are still buffered; sensors with keys wait for the TPM";
+    status.reasons.push(what.into());
+    if let Some(why) = heard.refusing {
+        status.reasons.push(format!("readings are not taken: {why}"));
+    }
+}
+
 /// Status while the site runs.
 pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> Status {
     let gateway = running.gateway;
@@ -100,7 +122,10 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
     let tip = *running.ledger.tip().borrow();
     let (heard, lora) = (running.ingest.heard().await, running.sensors.lora().await);
     let failed = [attestation.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()];
-    let failed: Vec<_> = failed.into_iter().flatten().map(ToString::to_string).collect();
+    let mut failed: Vec<_> = failed.into_iter().flatten().map(ToString::to_string).collect();
+    if tip.disk_full {
+        failed.push("the record waits: its disk is full".into());
+    }
     let heard = heard.unwrap_or_default();
     let (state, reasons) = judge(running, tpm, failed, heard.refusing.as_deref());
     let sensors = running.sensors.intervals().await.unwrap_or_default();

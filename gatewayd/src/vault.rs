@@ -16,14 +16,24 @@ pub struct OpenError;
 
 /// Holds the storage key while the daemon runs.
 pub struct Vault {
-    key: LessSafeKey,
+    key: Option<LessSafeKey>,
 }
 
 impl Vault {
     /// From the unsealed storage key.
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
         let key = UnboundKey::new(&AES_256_GCM, key).expect("the length is right");
-        Self { key: LessSafeKey::new(key) }
+        Self { key: Some(LessSafeKey::new(key)) }
+    }
+
+    /// While the storage key cannot be had: seals and opens nothing.
+    pub fn locked() -> Self {
+        Self { key: None }
+    }
+
+    /// Whether it has no key.
+    pub fn is_locked(&self) -> bool {
+        self.key.is_none()
     }
 
     /// Seals a secret for a purpose such as `session ‖ node`. Output: nonce ‖ ciphertext ‖ tag.
@@ -31,8 +41,8 @@ impl Vault {
     pub fn seal(&self, purpose: &[&[u8]], secret: &[u8]) -> Result<Vec<u8>, OpenError> {
         let nonce = random::<NONCE_LEN>()?;
         let mut sealed = secret.to_vec();
-        self.key
-            .seal_in_place_append_tag(
+        let key = self.key.as_ref().ok_or(OpenError)?;
+        key.seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(bound(purpose)),
                 &mut sealed,
@@ -45,8 +55,8 @@ impl Vault {
     pub fn open(&self, purpose: &[&[u8]], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(OpenError)?;
         let mut text = Zeroizing::new(ciphertext.to_vec());
-        let length = self
-            .key
+        let key = self.key.as_ref().ok_or(OpenError)?;
+        let length = key
             .open_in_place(
                 Nonce::assume_unique_for_key(*nonce),
                 Aad::from(bound(purpose)),

@@ -64,10 +64,18 @@ impl Sensor {
         let settings: SensorSettings =
             serde_json::from_str(&row.settings).map_err(|error| damaged(&error.to_string()))?;
         let identity = settings.identity().ok_or_else(|| damaged("its identity is damaged"))?;
-        let secret = shared
-            .vault
-            .open(&[b"root-key", &row.node], &row.secret)
-            .map_err(|error| damaged(&error.to_string()))?;
+        let secret = match (&settings.link, shared.vault.is_locked()) {
+            // It has none.
+            (LinkSettings::Line { .. }, true) => Zeroizing::new(vec![]),
+            (_, true) => {
+                let why = format!("the keys of {} are sealed to the TPM, which is away", row.name);
+                return Err(ControlError::Unavailable(why));
+            }
+            (_, false) => shared
+                .vault
+                .open(&[b"root-key", &row.node], &row.secret)
+                .map_err(|error| damaged(&error.to_string()))?,
+        };
         let (node, name, added_ms) = (row.node, row.name.clone(), row.added_ms);
         Ok(Self { node, identity, name, settings, secret, added_ms })
     }

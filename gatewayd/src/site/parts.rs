@@ -1,0 +1,84 @@
+//! The parts that take readings and write the record, opened together on one disk.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ledger::crypto::SigningKey;
+use ledger::host::Host;
+use ledger::ids::{ChainId, NodeId};
+use tokio::sync::mpsc;
+
+use super::Site;
+use crate::sensors::shared::Shared;
+use crate::vault::Vault;
+use crate::{ingest, ledger_task, sensors};
+
+/// Ledger, buffer and sensors at work.
+pub struct Parts {
+    /// The ledger's thread.
+    pub ledger: ledger_task::Handle,
+    /// The buffer's thread.
+    pub ingest: ingest::Handle,
+    /// The sensors' task.
+    pub sensors: sensors::Handle,
+    /// To be joined once the handles are gone.
+    pub(super) threads: Vec<JoinHandle<()>>,
+    /// Why the ledger's thread ended, when it cannot go on.
+    pub(super) stopped: mpsc::Receiver<String>,
+}
+
+impl Site {
+    /// Opens what is on the disk. Without a vote key nothing is signed; with a locked vault only
+    /// sensors without keys are served.
+    pub(super) fn open(
+        &self,
+        chain_id: ChainId,
+        gateway: NodeId,
+        vote: Option<SigningKey>,
+        vault: Arc<Vault>,
+    ) -> anyhow::Result<Parts> {
+        let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
+        let (ledger, inbox) = ledger_task::channel();
+        let limits = ingest::Limits {
+            batch_interval_ms: self.settings.batch_interval_ms,
+            budget_bytes: self.settings.disk_budget_bytes,
+        };
+        let buffer = self.settings.data_dir.join("buffer.db");
+        let context = ingest::leaf::Context { chain_id, gateway };
+        let opened = ingest::open(&buffer, context, limits, self.events.clone())?;
+        let ingest::Opened { handle, thread, highest, sensors: rows, sessions, batches } = opened;
+        let (stopped_in, stopped) = mpsc::channel(1);
+        let parts = ledger_task::Parts {
+            host,
+            gateway,
+            vote_key: vote,
+            batches,
+            ingest: handle.clone(),
+            events: self.events.clone(),
+            stopped: stopped_in,
+        };
+        let ledger_thread = ledger_task::start(inbox, parts)?;
+        let mut settings = self.settings.clone();
+        // Every LoRaWAN device has a key.
+        settings.lora.enabled &= !vault.is_locked();
+        let shared = Shared {
+            chain_id,
+            ingest: handle.clone(),
+            ledger: ledger.clone(),
+            vault,
+            clock: ledger.clock(),
+            events: self.events.clone(),
+        };
+        let sensors = sensors::start(sensors::Parts {
+            shared,
+            rows,
+            sessions,
+            highest,
+            settings,
+            pairing: self.pairing.clone(),
+            events: self.events.clone(),
+            ledger: ledger.clone(),
+        });
+        Ok(Parts { ledger, ingest: handle, sensors, threads: vec![thread, ledger_thread], stopped })
+    }
+}

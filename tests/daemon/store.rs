@@ -58,7 +58,7 @@ pub(crate) fn wait_state(gateway: &Gateway, wanted: &str) -> Result<Value> {
 }
 
 /// A figure of the status.
-fn figure(gateway: &Gateway, name: &str) -> Result<u64> {
+pub(crate) fn figure(gateway: &Gateway, name: &str) -> Result<u64> {
     gateway.ctl_json(&["status"])?[name].as_u64().with_context(|| format!("no {name}"))
 }
 
@@ -180,7 +180,7 @@ fn value(entry: &Entry) -> Result<u64> {
 
 /// All readings of the buffer, after checking that buffer and ledger agree: the same batches, each
 /// once, and in them the same counters, each once.
-fn batches(gateway: &Gateway) -> Result<Vec<Entry>> {
+pub(crate) fn batches(gateway: &Gateway) -> Result<Vec<Entry>> {
     let directory = gateway.data_dir();
     let mut in_buffer = BTreeMap::new();
     let mut entries = Vec::new();

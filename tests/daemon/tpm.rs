@@ -1,10 +1,14 @@
 //! The TPM that is not there, goes, comes back, hangs, or is another one.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
-use tests::gateway::Gateway;
+use tests::gateway::{Gateway, text};
+use tests::peer::Peer;
+use tests::pty::Cable;
 use tests::swtpm::Swtpm;
 
-use crate::store::{Site, committed, height_on_disk, init, state, wait_state};
+use crate::store::{Site, batches, committed, figure, height_on_disk, init, state, wait_state};
 
 #[test]
 fn absent_at_start_it_is_waited_for() -> Result<()> {
@@ -115,4 +119,50 @@ fn a_second_site_is_refused() -> Result<()> {
     assert_eq!(std::fs::read(gateway.data_dir().join("genesis.cbor"))?, genesis);
     assert_eq!(state(&gateway), "running");
     gateway.stop()
+}
+
+/// Prints a number on each line, ten a second.
+const COUNTING: &str =
+    "exec > \"$1\"; n=0; while :; do n=$((n + 1)); echo $n || exit; sleep 0.1; done";
+
+#[test]
+fn without_one_line_sources_are_buffered_and_recorded_later() -> Result<()> {
+    let mut gateway = Gateway::with_site()?;
+    let cable = Cable::plug(gateway.dir.path(), "line")?;
+    let map = gateway.dir.path().join("map.toml");
+    std::fs::write(&map, "format = \"value\"\n[[field]]\nname = \"n\"\n")?;
+    let mut command = Command::new("sh");
+    let device = Peer::start(command.args(["-c", COUNTING, "sh"]).arg(cable.sensor()), "sh")?;
+    let pair = ["pair", "serial", text(cable.gateway())?, "--line", text(&map)?];
+    gateway.ctl_json(&[&pair[..], &["--name", "line", "--window", "50", "--yes"]].concat())?;
+    gateway.stop()?;
+    let height = height_on_disk(&gateway)?;
+
+    gateway.tpm.kill();
+    let mut waiting = 0;
+    for start in ["first", "second"] {
+        gateway.start()?;
+        let status = wait_state(&gateway, "no-tpm").context(start)?;
+        gateway.wait_for("lines to be buffered", |gateway| {
+            figure(gateway, "readings_waiting").is_ok_and(|now| now >= waiting + 5)
+        })?;
+        waiting = figure(&gateway, "readings_waiting")?;
+        ensure!(status["gateway"].is_string(), "{status}");
+        let status = wait_state(&gateway, "no-tpm")?;
+        let reasons = status["reasons"].to_string();
+        ensure!(reasons.contains("line sources are still buffered"), "{reasons}");
+        gateway.stop()?;
+        assert_eq!(height_on_disk(&gateway)?, height, "something was signed");
+    }
+    drop(device);
+    gateway.tpm.start()?;
+    gateway.start()?;
+    wait_state(&gateway, "running")?;
+    gateway.wait_for("all on the record", |gateway| {
+        figure(gateway, "readings_waiting").is_ok_and(|waiting| waiting == 0)
+    })?;
+    assert_eq!(figure(&gateway, "readings_unrecorded")?, 0);
+    gateway.stop()?;
+    ensure!(batches(&gateway)?.len() as u64 >= waiting, "readings are missing");
+    Ok(())
 }

@@ -23,6 +23,13 @@ use crate::store::NodeBytes;
 /// Commands that may wait; callers block beyond it.
 const QUEUE: usize = 64;
 
+/// Readings wait so long for others to share their synced transaction: a sync costs as much for one
+/// as for a thousand, and a device that waits for an answer has a second.
+const LINGER: Duration = Duration::from_millis(10);
+
+/// …and no longer when there are this many.
+const ROUND_READINGS: usize = 1024;
+
 /// What the task is asked.
 enum Command {
     Add(Box<Candidate>, oneshot::Sender<Result<(), ControlError>>),
@@ -162,20 +169,40 @@ struct Round {
     records: HashMap<Identity, Vec<u8>>,
     delivered: HashMap<Identity, (u32, u64)>,
     sends: Vec<Effect>,
+    /// When it is made durable at the latest; none while it asks for nothing.
+    due: Option<tokio::time::Instant>,
+}
+
+impl Round {
+    /// Whether it is time, and when it will be.
+    fn is_due(&mut self) -> bool {
+        let waits = !self.group.readings.is_empty() || !self.records.is_empty();
+        if !waits {
+            return !self.sends.is_empty();
+        }
+        let now = tokio::time::Instant::now();
+        let due = *self.due.get_or_insert(now + LINGER);
+        self.group.readings.len() >= ROUND_READINGS || due <= now
+    }
 }
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut batch = Batch::default();
         let mut effects = Vec::new();
+        let mut round = Round::default();
         loop {
             let now = clock::boot_ms();
             let wake = self.server.next_wake().map(|at| at.saturating_sub(now));
             tokio::select! {
-                command = inbox.recv() => match command {
-                    Some(command) => self.command(command).await,
-                    None => return,
-                },
+                command = inbox.recv() => {
+                    // What a command changes must not reach into a round that is under way.
+                    self.finish(std::mem::take(&mut round), &mut effects).await;
+                    match command {
+                        Some(command) => self.command(command).await,
+                        None => return,
+                    }
+                }
                 received = self.link.receive(&mut batch) => {
                     if let Err(error) = received {
                         tracing::error!(%error, "LoRaWAN socket");
@@ -190,10 +217,16 @@ impl Task {
                     self.set_time();
                     self.server.step_into(clock::boot_ms(), Input::Wake, &mut effects);
                 }
+                () = sleep_until(round.due) => {}
             }
-            while !effects.is_empty() {
-                let done = std::mem::take(&mut effects);
-                self.execute(done, &mut effects).await;
+            loop {
+                for effect in effects.drain(..) {
+                    self.sort(effect, &mut round).await;
+                }
+                if !round.is_due() {
+                    break;
+                }
+                self.finish(std::mem::take(&mut round), &mut effects).await;
             }
         }
     }
@@ -265,13 +298,9 @@ impl Task {
         Ok(())
     }
 
-    /// Executes effects in order; what must wait for durability waits until one synced
-    /// transaction has taken all readings and records of the round.
-    async fn execute(&mut self, effects: Vec<Effect>, next: &mut Vec<Effect>) {
-        let mut round = Round::default();
-        for effect in effects {
-            self.sort(effect, &mut round).await;
-        }
+    /// What must wait for durability waits until one synced transaction has taken all readings and
+    /// records of the round.
+    async fn finish(&mut self, mut round: Round, next: &mut Vec<Effect>) {
         let durable = self.make_durable(&mut round).await;
         for send in round.sends {
             let Effect::Send { to, bytes, deadline_ms, token, .. } = send else { continue };
@@ -447,6 +476,13 @@ impl Task {
 /// Unix hour of a time in ms.
 pub(super) fn hour(unix_ms: u64) -> u64 {
     unix_ms / 3_600_000
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_ms(ms: Option<u64>) {

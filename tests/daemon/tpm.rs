@@ -8,7 +8,9 @@ use tests::peer::Peer;
 use tests::pty::Cable;
 use tests::swtpm::Swtpm;
 
-use crate::store::{Site, batches, committed, figure, height_on_disk, init, state, wait_state};
+use crate::store::{
+    Site, batches, committed, figure, height_on_disk, init, state, wait_recorded, wait_state,
+};
 
 #[test]
 fn absent_at_start_it_is_waited_for() -> Result<()> {
@@ -158,10 +160,7 @@ fn without_one_line_sources_are_buffered_and_recorded_later() -> Result<()> {
     gateway.tpm.start()?;
     gateway.start()?;
     wait_state(&gateway, "running")?;
-    gateway.wait_for("all on the record", |gateway| {
-        figure(gateway, "readings_waiting").is_ok_and(|waiting| waiting == 0)
-    })?;
-    assert_eq!(figure(&gateway, "readings_unrecorded")?, 0);
+    wait_recorded(&gateway)?;
     gateway.stop()?;
     ensure!(batches(&gateway)?.len() as u64 >= waiting, "readings are missing");
     Ok(())

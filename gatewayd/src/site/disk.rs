@@ -1,4 +1,4 @@
-//! What the disk says at the start: the store of a founding, and whether an older copy was put back.
+//! The disk at the start: the store of a founding, and whether an older copy was put back.
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::ids::{DevAddr, Key};
 use super::join::{DevNonces, MAX_USED_NONCES, SessionKeys, Version};
 use super::registry::{Device, MAX_PENDING_SESSIONS, Saved};
-use super::session::{Session, Window};
+use super::session::{Session, Window, session_digest};
 
 /// Format of the record.
 const FORMAT: u8 = 1;
@@ -84,6 +84,14 @@ fn encode_session<W: Write>(e: &mut Encoder<W>, session: &mut Session) -> Encode
     e.u16(session.dev_nonce)?.u32(session.join_nonce)?.u32(session.epoch)?;
     e.encode(session.fcnt_up)?;
     encode_window(e, &session.down, next)
+}
+
+/// Epoch and digest of the session in use: what its [`super::effect::Effect::SessionOpened`] said.
+/// `None` when there is none, and for anything that is no record.
+#[must_use]
+pub fn opened(record: &[u8], version: Version) -> Option<(u32, [u8; 32])> {
+    let session = decode(record, version).ok()?.current?;
+    Some((session.epoch, session_digest(session.dev_nonce, session.join_nonce)))
 }
 
 /// Reads a record back.

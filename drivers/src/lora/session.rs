@@ -2,6 +2,8 @@
 //!
 //! Pure: decides what a frame is to the session; the server decides what to do about it.
 
+use sha2::{Digest, Sha256};
+
 use super::frame::DataUp;
 use super::ids::DevAddr;
 use super::join::SessionKeys;
@@ -208,6 +210,15 @@ impl Session {
         self.down_saved = self.down.next.saturating_add(DOWN_COUNTERS_PER_RECORD);
         self.down_saved
     }
+}
+
+/// Digest of a session's public parameters, see [`super::effect::Effect::SessionOpened`].
+pub(crate) fn session_digest(dev_nonce: u16, join_nonce: u32) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(b"gatewayd/lora-session/1");
+    hash.update(dev_nonce.to_be_bytes());
+    hash.update(join_nonce.to_be_bytes());
+    hash.finalize().into()
 }
 
 #[cfg(test)]

@@ -143,13 +143,10 @@ impl Source {
         }
         let Some(counter) = self.counter.checked_add(1) else { return };
         if counter == 1 {
-            let digest = Sha256::new_with_prefix("gatewayd/line-session/1")
-                .chain_update(self.identity().to_bytes())
-                .chain_update(self.epoch.to_be_bytes());
             effects.push(Effect::SessionOpened {
                 identity: self.identity(),
                 epoch: self.epoch,
-                digest: digest.finalize().into(),
+                digest: digest(&self.identity(), self.epoch),
             });
             self.counts.sessions += 1;
         }
@@ -175,6 +172,24 @@ impl Source {
         record.extend_from_slice(&self.counter.to_be_bytes());
         record
     }
+}
+
+/// Epoch and digest of the session in a record: what its [`Effect::SessionOpened`] said. `None` for
+/// anything that is no record.
+#[must_use]
+pub fn opened(record: &[u8]) -> Option<(u32, [u8; 32])> {
+    let bus = *record.get(1..)?.first_chunk()?;
+    let unit = *record.get(17)?;
+    let (epoch, _) = from_record(bus, unit, record).ok()?;
+    Some((epoch, digest(&Identity::Bus { bus, unit }, epoch)))
+}
+
+fn digest(identity: &Identity, epoch: u32) -> [u8; 32] {
+    Sha256::new_with_prefix("gatewayd/line-session/1")
+        .chain_update(identity.to_bytes())
+        .chain_update(epoch.to_be_bytes())
+        .finalize()
+        .into()
 }
 
 fn from_record(bus: [u8; 16], unit: u8, record: &[u8]) -> Result<(u32, u64), RecordError> {

@@ -33,6 +33,15 @@ pub const RECORD: usize = 1 + 8 + 4 + EXPORTED + 8 + 16;
 /// First byte of a session record.
 const RECORD_VERSION: u8 = 1;
 
+/// Epoch and digest of the session in a record: what its [`Effect::SessionOpened`] said. `None` for
+/// anything that is no record.
+#[must_use]
+pub fn opened(record: &[u8]) -> Option<(u32, [u8; 32])> {
+    let device = DeviceId(*record.get(1..)?.first_chunk()?);
+    let current = Current::from_record(device, record).ok()?;
+    Some((current.epoch, current.keys.digest()))
+}
+
 /// Why a saved record was not taken; the node then makes a new handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RecordError {

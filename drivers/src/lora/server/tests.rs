@@ -6,10 +6,10 @@ use super::super::effect::WindowKind;
 use super::super::ids::{JoinEui, Key};
 use super::super::join::{Activation, Version};
 use super::super::session::Session;
+use super::super::session::session_digest;
 use super::super::testing::{
     Down, TestDevice, Up, forwarder, pull_data, push, push_json, tx_ack, unbase64,
 };
-use super::uplink::session_digest;
 use super::*;
 use crate::codec::Codec;
 use crate::reading::{Level, VerifiedReading};

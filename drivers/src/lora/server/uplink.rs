@@ -1,8 +1,6 @@
 //! What uplinks are to the server: joins that are proved, readings that are delivered, frames that
 //! are refused. Sends nothing: what an uplink is owed goes to `super::answer`.
 
-use sha2::{Digest, Sha256};
-
 use super::super::dedup::AnswerKey;
 use super::super::downlink::{Answer, Reception};
 use super::super::effect::{Effect, Lost, Refusal, Stranger};
@@ -11,7 +9,7 @@ use super::super::gwmp::MAX_PHY_BYTES;
 use super::super::ids::DevEui;
 use super::super::mac::{self, Command};
 use super::super::registry::Slot;
-use super::super::session::{Check, Session};
+use super::super::session::{Check, Session, session_digest};
 use super::{Server, heard};
 use crate::codec;
 use crate::reading::{Checked, Level, VerifiedReading};
@@ -240,13 +238,4 @@ fn fcnt_of(check: Check) -> u32 {
         }
         Check::Exhausted | Check::BadMic => 0,
     }
-}
-
-/// See [`Effect::SessionOpened`].
-pub(super) fn session_digest(dev_nonce: u16, join_nonce: u32) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"gatewayd/lora-session/1");
-    hash.update(dev_nonce.to_be_bytes());
-    hash.update(join_nonce.to_be_bytes());
-    hash.finalize().into()
 }

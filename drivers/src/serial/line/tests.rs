@@ -54,11 +54,13 @@ fn one_value_a_line_whatever_the_pieces() {
 fn first_reading_opens_the_epoch_and_the_record_goes_on_with_it() {
     let mut first = source(VALUE);
     let effects = first.feed(0, b"\n1\n2\n");
-    let [Effect::SessionOpened { epoch: 1, identity, .. }, .., Effect::Persist { record, .. }] =
+    let [Effect::SessionOpened { epoch: 1, identity, digest }, .., Effect::Persist { record, .. }] =
         &effects[..]
     else {
         panic!("{effects:?}")
     };
+    assert_eq!(opened(record), Some((1, *digest)), "a record says what its session is");
+    assert_eq!(opened(&record[1..]), None);
     assert_eq!(*identity, Identity::Bus { bus: BUS, unit: 0 });
     let persisted = effects.iter().filter(|e| matches!(e, Effect::Persist { .. })).count();
     assert_eq!(persisted, 1, "once a step");

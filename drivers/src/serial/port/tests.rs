@@ -97,7 +97,9 @@ fn a_node_joins_and_its_readings_are_delivered_persisted_and_acknowledged() {
     let joined = join(&mut node, &mut port, 1);
     assert_eq!(joined.opened.len(), 1);
     assert_eq!(joined.opened[0].0, 1, "first epoch");
-    assert!(joined.record.is_some() && joined.readings.is_empty());
+    assert!(joined.readings.is_empty());
+    let opened = joined.record.as_deref().and_then(crate::serial::session::opened);
+    assert_eq!(opened, Some(joined.opened[0]), "a record says what its session is");
     for counter in 1..=3 {
         let payload = pack(counter as f64);
         let asked = send(&mut node, &mut port, &payload);

@@ -106,7 +106,9 @@ fn the_old_session_lives_until_the_new_one_is_used() {
     let digest = session_digest(1, session.join_nonce);
     let identity = identity(&site.device);
     assert_eq!(effects[1], Effect::SessionOpened { identity, epoch: 1, digest });
-    assert!(matches!(effects[2], Effect::Persist { .. }), "{effects:?}");
+    let Effect::Persist { record, .. } = &effects[2] else { panic!("{effects:?}") };
+    let again = crate::lora::record::opened(record, crate::lora::join::Version::V1_0_4);
+    assert_eq!(again, Some((1, digest)), "a record says what its session is");
     assert_eq!((readings(&effects)[0].epoch(), readings(&effects)[0].counter()), (1, 0));
 
     let mut old = site.device.clone();

@@ -107,6 +107,9 @@ impl Owner {
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
+            // What was to be waited for is over; left in place it would wake this loop for ever.
+            let now = tokio::time::Instant::now();
+            self.retry_at = self.retry_at.filter(|at| *at > now);
             self.hand_on();
             let wake = self.wake();
             let command = tokio::select! {
@@ -324,7 +327,7 @@ impl Owner {
 
     /// Hands cut batches on, in order, as many as may be on their way.
     fn hand_on(&mut self) {
-        while self.in_flight < IN_FLIGHT {
+        while self.in_flight < IN_FLIGHT && self.retry_at.is_none() {
             let Some(&sequence) = self.backlog.front() else { return };
             let batch = match self.buffer.batch(sequence) {
                 Ok(Some(batch)) => batch,
@@ -356,7 +359,9 @@ impl Owner {
             }
             Outcome::Without { readings, reason } => self.split(sequence, &readings, &reason),
             Outcome::Later => {
-                self.backlog.push_front(sequence);
+                // In its place: readings of one sensor are handed on in their order.
+                let place = self.backlog.partition_point(|other| *other < sequence);
+                self.backlog.insert(place, sequence);
                 self.retry_at = Some(tokio::time::Instant::now() + RETRY);
                 Ok(())
             }

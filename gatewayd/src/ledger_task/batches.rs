@@ -6,6 +6,7 @@ use ledger::ids::{Hash, Height, NodeId};
 use ledger::transaction::{Author, Body, Transaction};
 
 use super::owner::Owner;
+use crate::clock;
 use crate::control::ControlError;
 use crate::ingest::{self, Outcome, leaf};
 use crate::store::{Entry, StoredBatch};
@@ -13,6 +14,12 @@ use crate::store::{Entry, StoredBatch};
 /// How many of the newest committed batches are remembered: more than can be on their way at a
 /// crash, so that one committed just before it is not submitted twice.
 pub(super) const RECENT: usize = 64;
+
+/// How often readings of a session that the record does not open wait for it, about once a second.
+const MAX_TRIES: u32 = 60;
+
+/// After the start, drivers tell what sessions they hold within this time, ms.
+const RESUME_MS: u64 = 60_000;
 
 /// A batch in the mempool.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +61,10 @@ impl Owner {
             known.committed(&self.ingest, Height(*height)).await;
             return Ok(());
         }
+        if self.waits_for_session(&batch.readings).await? {
+            self.ingest.submitted(sequence, Outcome::Later).await;
+            return Ok(());
+        }
         let closed = self.closed(&batch.readings);
         if !closed.is_empty() {
             let reason = "their counters or their sensors are closed on the record".into();
@@ -86,6 +97,46 @@ impl Owner {
         signed.attach(attachment).map_err(|error| internal(&error))
     }
 
+    /// Whether some readings are of a session that is not on the record yet and not on its way:
+    /// a crash or a refusal came between the buffer, which has acknowledged them, and the record.
+    async fn waits_for_session(&mut self, readings: &[Entry]) -> Result<bool, HostError> {
+        let resuming = clock::boot_ms() < self.began_ms.saturating_add(RESUME_MS);
+        let mut waits = false;
+        for group in readings.chunk_by(|a, b| a.node == b.node) {
+            let node = group[0].node;
+            let known = self.session_epoch(&node);
+            let newest = group.iter().map(|entry| entry.epoch).max().unwrap_or(0);
+            if newest <= known || !self.is_served(&node) {
+                continue;
+            }
+            let opening = |owner: &Self| {
+                (known + 1..=newest).all(|epoch| owner.opening.contains(&(node, epoch)))
+            };
+            if opening(self) {
+                continue;
+            }
+            if let Some(unopened) = self.unopened.get_mut(&node) {
+                unopened.tries += 1;
+                if unopened.tries > MAX_TRIES {
+                    self.unopened.remove(&node);
+                    continue;
+                }
+                self.open_missing(node).await?;
+                waits |= !opening(self);
+            } else {
+                waits |= resuming;
+            }
+        }
+        Ok(waits)
+    }
+
+    /// Whether the record takes readings of this node.
+    fn is_served(&self, node: &[u8; 20]) -> bool {
+        self.state()
+            .light_node(&NodeId(*node))
+            .is_some_and(|known| known.retired.is_none() && known.standing.standing.may_record())
+    }
+
     /// Readings that the record would refuse.
     fn closed(&self, readings: &[Entry]) -> Vec<([u8; 20], u32, u64)> {
         let state = self.state();
@@ -93,9 +144,7 @@ impl Owner {
         for group in readings.chunk_by(|a, b| a.node == b.node) {
             let node = group[0].node;
             let id = NodeId(node);
-            let known = state.light_node(&id).is_some_and(|known| {
-                known.retired.is_none() && known.standing.standing.may_record()
-            });
+            let known = self.is_served(&node);
             let session = state.session(&id);
             for entry in group {
                 let open = session

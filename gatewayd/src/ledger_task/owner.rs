@@ -36,6 +36,18 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// Sessions of one node that are opened at once: more than a crash can keep from the record.
+const MAX_MISSING: u32 = 64;
+
+/// A session that the record has not opened yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unopened {
+    epoch: u32,
+    digest: [u8; 32],
+    /// How often readings of it had to wait.
+    pub(super) tries: u32,
+}
+
 /// Who waits for a transaction.
 enum Waiter {
     Caller(oneshot::Sender<Result<Done>>),
@@ -57,6 +69,10 @@ pub(super) struct Owner {
     waiting: HashMap<Hash, Waiter>,
     /// Sessions on their way into the record.
     pub(super) opening: HashSet<(NodeBytes, u32)>,
+    /// Sessions that a driver has opened and the record has not.
+    pub(super) unopened: HashMap<NodeBytes, Unopened>,
+    /// When this thread began, boot time in ms.
+    pub(super) began_ms: u64,
     /// Roots of our newest committed batches: (root, height, sequence).
     pub(super) recent: VecDeque<(Hash, u64, u64)>,
     /// Batches on their way into the record.
@@ -81,6 +97,8 @@ impl Owner {
             stopped,
             waiting: HashMap::new(),
             opening: HashSet::new(),
+            unopened: HashMap::new(),
+            began_ms: clock::boot_ms(),
             recent: VecDeque::new(),
             batches_in_flight: 0,
             nonce: 0,
@@ -170,6 +188,47 @@ impl Owner {
     }
 
     async fn open_session(
+        &mut self,
+        node: NodeBytes,
+        epoch: u32,
+        digest: [u8; 32],
+    ) -> std::result::Result<(), HostError> {
+        self.unopened.insert(node, Unopened { epoch, digest, tries: 0 });
+        self.open_missing(node).await
+    }
+
+    /// Opens a session, and before it those that a crash kept from the record: their readings were
+    /// acknowledged. Of these the digest is not known any more.
+    pub(super) async fn open_missing(
+        &mut self,
+        node: NodeBytes,
+    ) -> std::result::Result<(), HostError> {
+        let Some(Unopened { epoch, digest, .. }) = self.unopened.get(&node).copied() else {
+            return Ok(());
+        };
+        let known = self.session_epoch(&node);
+        if epoch <= known || epoch - known > MAX_MISSING {
+            if epoch > known {
+                tracing::error!(epoch, known, "a session too far ahead of the record");
+            }
+            self.unopened.remove(&node);
+            return Ok(());
+        }
+        for next in known + 1..=epoch {
+            if !self.opening.contains(&(node, next)) {
+                let digest = if next == epoch { digest } else { [0; 32] };
+                self.submit_session(node, next, digest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Session epoch of a node on the record.
+    pub(super) fn session_epoch(&self, node: &NodeBytes) -> u32 {
+        self.state().session(&NodeId(*node)).map_or(0, |session| session.counters.epoch)
+    }
+
+    async fn submit_session(
         &mut self,
         node: NodeBytes,
         epoch: u32,
@@ -290,6 +349,9 @@ impl Owner {
                 }
                 Some(Waiter::Session(node, epoch)) => {
                     self.opening.remove(&(node, epoch));
+                    if self.unopened.get(&node).is_some_and(|unopened| unopened.epoch <= epoch) {
+                        self.unopened.remove(&node);
+                    }
                 }
                 // Of before a crash: read back from the log, and its caller is gone.
                 None => self.remember(&events),

@@ -126,6 +126,17 @@ impl Sensor {
         })
     }
 
+    /// Epoch and digest of the session in its record.
+    pub(super) fn opened(&self, record: &[u8]) -> Option<(u32, [u8; 32])> {
+        match &self.settings.link {
+            LinkSettings::Serial { .. } => drivers::serial::session::opened(record),
+            LinkSettings::Line { .. } => drivers::serial::line::opened(record),
+            LinkSettings::Lora { version, .. } => {
+                drivers::lora::record::opened(record, settings::version(version)?)
+            }
+        }
+    }
+
     /// What the ledger is told.
     pub(super) fn registration(&self) -> Registration {
         let link = &self.settings.link;

@@ -129,10 +129,21 @@ impl Owner {
         let record = match self.parts.sessions.remove(&sensor.node) {
             Some(sealed) => {
                 let opened = self.parts.shared.vault.open(&[b"session", &sensor.node], &sealed);
+                if let Err(error) = &opened
+                    && !self.parts.shared.vault.is_locked()
+                {
+                    tracing::error!(%error, sensor = sensor.name, "its session is lost");
+                }
                 opened.ok().map(|record| record.to_vec())
             }
             None => None,
         };
+        // A crash may have come between the buffer, which has its readings, and the record.
+        let opened = record.as_deref().and_then(|record| sensor.opened(record));
+        let opened = opened.max(known.map(|(epoch, _)| (epoch, [0; 32])));
+        if let Some((epoch, digest)) = opened {
+            self.parts.shared.ledger.open_session(sensor.node, epoch, digest).await;
+        }
         match sensor.driver(true)? {
             Driver::Port { path, baud, speaks } => {
                 let (node, known) = (sensor.node, committed(known));

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::gateway::{Gateway, PATIENCE, text};
+use tests::peer::Peer;
 use tests::pty::Cable;
 use tests::sensor::SerialSensor;
 
@@ -314,5 +315,20 @@ fn sigterm_ends_it_well_while_everything_is_busy() -> Result<()> {
     let listed = gateway.ctl_json(&["sensor", "list"])?;
     assert_eq!(listed.as_array().map(Vec::len), Some(1));
     assert_eq!(listed[0]["name"], json!("one"));
+    Ok(())
+}
+
+#[test]
+fn two_daemons_do_not_share_a_folder() -> Result<()> {
+    let gateway = Gateway::with_site()?;
+    gateway.make_block()?;
+    let mut second = std::process::Command::new(tests::gateway::binary("gatewayd")?);
+    second.arg("--config").arg(gateway.config()).env("TSS2_LOG", "all+NONE");
+    let second = Peer::start(&mut second, "gatewayd")?;
+    // It waits, says why, and touches nothing.
+    second.wait_line("another gatewayd works on this ledger")?;
+    second.wait_line("another process holds org.gatewayd.Gateway1")?;
+    gateway.make_block()?;
+    assert_eq!(gateway.ctl_json(&["status"])?["state"], "running");
     Ok(())
 }

@@ -199,3 +199,22 @@ fn strangers_may_look_and_change_nothing() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_bus_that_goes_away_and_comes_back_is_found_again() -> Result<()> {
+    let mut gateway = Gateway::with_site()?;
+    let cable = Cable::plug(gateway.dir.path(), "cable")?;
+    let sensor = SerialSensor::new(gateway.dir.path(), "one")?;
+    let peer = sensor.switch_on(cable.sensor(), &["--count", "0", "--interval", "0.1"])?;
+    sensor.pair(&gateway, cable.gateway(), "one")?;
+    gateway.bus.restart()?;
+    // Readings are taken without the bus too.
+    let before = peer.count("acknowledged ");
+    peer.wait_count("acknowledged ", before + 5)?;
+    gateway.wait_for("the interface to be offered again", |gateway| {
+        gateway.ctl_json(&["status"]).is_ok_and(|status| status["state"] == "running")
+    })?;
+    let listed = call(&gateway, "", "Manager", "ListSensors", &[])?;
+    ensure!(listed.to_string().contains("\"one\""), "{listed}");
+    Ok(())
+}

@@ -54,8 +54,11 @@ fn a_device_joins_and_two_forwarders_hear_it_once() -> Result<()> {
         ensure!((20.0..21.0).contains(&degrees), "{reading}");
     }
     assert_eq!(counters(&gateway, 5)?, [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]);
-    // An uplink without payload is recorded too.
-    device.events(&["--uplinks", "1", "--payload", "none"])?;
+    // An uplink without payload is recorded too; what it asks of the network is answered.
+    let asking = ["--uplinks", "1", "--payload", "none", "--confirmed", "--link-check"];
+    let events = device.events(&[&asking[..], &["--retries", "1"]].concat())?;
+    let answers = event(&events, "ack")[0]["fopts"].as_str().unwrap_or_default();
+    ensure!(answers.starts_with("02"), "no LinkCheckAns: {events:?}");
     assert_eq!(counters(&gateway, 6)?.last(), Some(&(1, 5)));
     Ok(())
 }
@@ -86,7 +89,8 @@ fn replays_wrong_keys_and_strangers_are_counted_and_not_recorded() -> Result<()>
     let (gateway, device) = paired(&[])?;
     let before = strangers(&gateway);
     let provocations = ["--replay", "--bad-mic", "--reuse-devnonce", "--stranger"];
-    let options = [&["--uplinks", "2"], &provocations[..]].concat();
+    // Long enough apart that a replay is no second forwarder's copy.
+    let options = [&["--uplinks", "2", "--interval", "3000"], &provocations[..]].concat();
     let events = device.events(&options)?;
     assert_eq!(event(&events, "refused").len(), 4, "{events:?}");
     gateway.wait_for("the strangers", |gateway| strangers(gateway) >= before + 2)?;
@@ -146,7 +150,8 @@ fn datagrams_that_are_none_are_survived() -> Result<()> {
     forwarder.pull()?;
     // MAC commands that are cut off, and unknown ones.
     for commands in ["03", "0306", "05FF", "80FF", "060606060606"] {
-        device.events(&["--uplinks", "1", "--fopts", commands, "--payload", "01"]).ok();
+        // Whether they are answered is the server's choice.
+        device.run(&["--uplinks", "1", "--fopts", commands, "--payload", "01"])?.finish()?;
     }
     let events = device.events(&["--uplinks", "1", "--confirmed", "--retries", "2"])?;
     assert_eq!(event(&events, "ack").len(), 1, "{events:?}");
@@ -164,9 +169,14 @@ fn a_forwarder_without_a_way_back_delivers_all_the_same() -> Result<()> {
     let late = device.run(&["--uplinks", "1", "--confirmed", "--delay", "1400"])?;
     let (_, lines) = late.finish()?;
     ensure!(!lines.iter().any(|line| line.contains("\"outside_windows\"")), "{lines:?}");
-    // A forwarder that refuses RX1 is asked for RX2; one that says nothing loses nothing.
+    // A forwarder that never says whether it sends loses nothing.
     device.events(&["--uplinks", "1", "--confirmed", "--retries", "2", "--no-tx-ack"])?;
-    gateway.wait_for("all uplinks", |gateway| counters(gateway, 5).is_ok())?;
+    // One that refuses the first window is asked for the second.
+    let refusing = ["--uplinks", "1", "--confirmed", "--tx-error", "COLLISION_PACKET"];
+    let events = device.events(&[&refusing[..], &["--retries", "2"]].concat())?;
+    assert_eq!(event(&events, "ack").len(), 1, "{events:?}");
+    assert_eq!(event(&events, "ack")[0]["window"], "RX2", "{events:?}");
+    assert_eq!(counters(&gateway, 6)?.len(), 6);
     Ok(())
 }
 
@@ -197,5 +207,36 @@ fn a_join_with_another_key_is_named_and_nothing_stays() -> Result<()> {
     ensure!(code == Some(1) && said.contains("pairing failed (wrong-key)"), "{code:?} {said}");
     assert_eq!(gateway.ctl_json(&["sensor", "list"])?, json!([]));
     ensure!(strangers(&gateway) > 0, "it is not counted");
+    Ok(())
+}
+
+#[test]
+fn a_device_is_paired_once_and_a_stranger_after_it_was_forgotten() -> Result<()> {
+    let (gateway, device) = paired(&[])?;
+    let (code, lines) = device.pairing(&gateway, "again", &[])?.finish()?;
+    let said = lines.join("\n");
+    ensure!(code == Some(4) && said.contains("(already-registered)"), "{code:?} {said}");
+    device.events(&["--uplinks", "1", "--confirmed", "--retries", "1"])?;
+    gateway.ctl_code(0, &["sensor", "forget", "weather", "--yes"])?;
+    assert_eq!(gateway.ctl_json(&["sensor", "list"])?, json!([]));
+    let before = strangers(&gateway);
+    device.events(&["--uplinks", "2"])?;
+    gateway.wait_for("the strangers", |gateway| strangers(gateway) >= before + 2)?;
+    assert_eq!(crate::serial::listed(&gateway)?.len(), 2, "a forgotten device was recorded");
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() -> Result<()> {
+    let mut gateway = Gateway::prepare()?;
+    let _taken = std::net::UdpSocket::bind(("127.0.0.1", gateway.lora_port))?;
+    gateway.start()?;
+    gateway.init_site()?;
+    let device = LoraDevice::new(&gateway, DEV_EUI)?;
+    let (code, lines) = device.pairing(&gateway, "weather", &[])?.finish()?;
+    let said = lines.join("\n");
+    ensure!(code == Some(1) && said.contains("UDP port is taken"), "{code:?} {said}");
+    let log = gateway.log();
+    ensure!(log.contains("LoRaWAN is off"), "{log}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Shared-key serial sensors: from the printed code to a proof that a stranger can check, and
 //! what a bad sensor cannot do.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -217,6 +218,10 @@ fn a_pulled_cable_comes_back() -> Result<()> {
     let folder = paired.gateway.dir.path().to_owned();
     for round in 1..=2 {
         paired.peer.wait_count("acknowledged ", 8 * round)?;
+        // The beginning of a frame, without its end.
+        let frame_begins = [&[0, 0x20, 0x14][..], &[0xA5; 17]].concat();
+        let port = std::fs::OpenOptions::new().write(true).open(paired.cable.sensor());
+        port?.write_all(&frame_begins)?;
         paired.cable.pull()?;
         paired.gateway.wait_for("the port to be missed", |gateway| {
             let shown = gateway.ctl_json(&["sensor", "show", "cellar"]).unwrap_or_default();

@@ -298,6 +298,28 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing() -> Result<()> {
     all_there(site)
 }
 
+/// A failure of the store that is not a full disk: another program holds the database for longer
+/// than the daemon waits for it. The daemon stays, says so, and goes on from what is on the disk.
+#[test]
+fn a_record_that_cannot_be_written_is_opened_again() -> Result<()> {
+    let options = ["--count", "0", "--interval", "0.05", "--value", "0", "--step", "1"];
+    let site = Site::with_sensor(&options)?;
+    site.peer.wait_count("acknowledged", 5)?;
+    let pid = site.gateway.pid();
+    let thief = rusqlite::Connection::open(site.gateway.data_dir().join("ledger.db"))?;
+    thief.busy_timeout(PATIENCE)?;
+    thief.execute_batch("BEGIN IMMEDIATE")?;
+    let status = wait_state(&site.gateway, "degraded")?;
+    let reasons = status["reasons"].to_string();
+    ensure!(reasons.contains("locked"), "{reasons}");
+    thief.execute_batch("ROLLBACK")?;
+    wait_state(&site.gateway, "running")?;
+    let acknowledged = site.peer.count("acknowledged");
+    site.peer.wait_count("acknowledged", acknowledged + 3)?;
+    assert_eq!(site.gateway.pid(), pid, "another daemon");
+    all_there(site)
+}
+
 /// Every value that the sensor got rid of is on the record once.
 fn all_there(mut site: Site) -> Result<()> {
     let acknowledged = values_acknowledged(&site.peer.stop());

@@ -296,8 +296,11 @@ impl Owner {
                 true
             }
             Err(error) => {
-                tracing::error!(%error, "cannot cut a batch; its readings stay durable and wait");
-                self.refusing = Some(error.to_string());
+                let why = Some(error.to_string());
+                if self.refusing != why {
+                    tracing::error!(%error, "cannot cut a batch; its readings wait, durable");
+                }
+                self.refusing = why;
                 self.retry_at = Some(tokio::time::Instant::now() + RETRY);
                 false
             }

@@ -73,6 +73,20 @@ fn rubbish_is_said_to_be_damaged() {
 }
 
 #[test]
+fn a_file_that_was_cut_off_is_said_to_be_damaged_and_left_alone() {
+    let (_dir, path, mut buffer) = open();
+    for counter in 1..200 {
+        buffer.append(&[entry(1, counter)], &[]).unwrap();
+    }
+    drop(buffer);
+    for length in [4096, 0] {
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        assert!(matches!(Buffer::open(&path), Err(StoreError::Damaged { .. })), "{length}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), length);
+    }
+}
+
+#[test]
 fn sensors_come_back_and_are_forgotten_with_their_session() {
     let (_dir, _path, mut buffer) = open();
     let row = SensorRow {

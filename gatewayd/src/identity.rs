@@ -213,13 +213,22 @@ impl Folder {
         self.remove("vote.sealed")
     }
 
-    /// Makes a vote key that takes effect when the record says so; kept beside the old one.
+    /// Makes a vote key that takes effect when the record says so; kept beside the old one. One
+    /// that is there already and that the record `knows` as this gateway's is not used: the record
+    /// takes no key twice, and what it has signed since is not known here.
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub fn next_vote_key(&self, vault: &Vault) -> Result<SigningKey, IdentityError> {
+    pub fn next_vote_key(
+        &self,
+        vault: &Vault,
+        knows: Option<&PublicKey>,
+    ) -> Result<SigningKey, IdentityError> {
         if let Some(sealed) = self.read("vote-next.sealed")? {
-            return self.open_key(vault, "vote-next.sealed", &sealed);
+            let key = self.open_key(vault, "vote-next.sealed", &sealed)?;
+            if knows != Some(&key.public_key()) {
+                return Ok(key);
+            }
         }
         let key = new_key()?;
         self.keep(vault, "vote-next.sealed", &key)?;

@@ -76,9 +76,11 @@ impl Control {
         no_more(options, &[])?;
         let (tpm, dir) = (self.tpm.clone(), self.settings.data_dir.clone());
         let (vault, info) = (parts.vault.clone(), parts.identity.clone());
-        let chain = parts.genesis.chain_id().0;
+        let (chain, gateway) = (parts.genesis.chain_id().0, parts.gateway);
+        let known = parts.ledger.view(move |state| state.gateway(&gateway).map(|g| g.vote_key));
+        let known = known.await?;
         let proof = blocking(move || {
-            let key = Folder::at(&dir)?.next_vote_key(&vault)?;
+            let key = Folder::at(&dir)?.next_vote_key(&vault, known.as_ref())?;
             let identity = identity_key(&info)?;
             let certified = vote_key_digest(&chain, &identity, &key.public_key());
             let signed = tpm

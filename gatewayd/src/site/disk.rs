@@ -40,13 +40,11 @@ pub(super) fn check_disk(
     };
     match check_start(store.counter()?, counter) {
         StartCheck::Clean { next } => {
+            // A start that was cut off between disk and TPM is finished first: else a copy of the
+            // disk made then would still pass after the start that follows, which votes.
+            let next = if store.counter()? == Some(next) { count(tpm, next)? + 1 } else { next };
             store.write_counter(next)?;
-            let counter = tpm.counter_increment()?;
-            anyhow::ensure!(
-                counter == next,
-                "the TPM's start counter went to {counter}, not {next}"
-            );
-            Ok(Counted { rolled_back: false, counter })
+            Ok(Counted { rolled_back: false, counter: count(tpm, next)? })
         }
         StartCheck::RolledBack { stored, nv } => {
             tracing::error!(?stored, nv, "an older copy of the disk was put back");
@@ -54,4 +52,11 @@ pub(super) fn check_disk(
             Ok(Counted { rolled_back: true, counter })
         }
     }
+}
+
+/// Counts one start in the TPM.
+fn count(tpm: &Tpm, next: u64) -> anyhow::Result<u64> {
+    let counter = tpm.counter_increment()?;
+    anyhow::ensure!(counter == next, "the TPM's start counter went to {counter}, not {next}");
+    Ok(counter)
 }

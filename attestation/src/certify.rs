@@ -35,7 +35,7 @@ pub fn check_ak(ak: &Public) -> Result<(), Reason> {
     if !ak.is_es256() {
         return Err(Reason::AkScheme);
     }
-    if !attributes.all(AK_REQUIRED) || attributes.any(AK_FORBIDDEN) {
+    if !attributes.all(AK_REQUIRED) || attributes.any(AK_FORBIDDEN) || has_policy(ak) {
         return Err(Reason::AkAttributes);
     }
     Ok(())
@@ -65,8 +65,16 @@ pub fn check(
     if !identity.is_es256() {
         return Err(Reason::IdentityScheme);
     }
-    if !attributes.all(IDENTITY_REQUIRED) || attributes.any(IDENTITY_FORBIDDEN) {
+    let refused = attributes.any(IDENTITY_FORBIDDEN) || has_policy(identity);
+    if !attributes.all(IDENTITY_REQUIRED) || refused {
         return Err(Reason::IdentityAttributes);
     }
     Ok(())
+}
+
+/// `TPM2_LoadExternal` takes a public area alone, with any attributes. Such an object has no
+/// authorisation value, but its policy is whatever its maker wrote: with one it might pass the
+/// activation of a credential for a key that lies outside of the TPM. Our keys have none.
+fn has_policy(key: &Public) -> bool {
+    !key.auth_policy().is_empty() || key.attributes().any(Attributes::ADMIN_WITH_POLICY)
 }

@@ -345,6 +345,9 @@ fn a_used_up_budget(mut gateway: Gateway) -> Result<()> {
     Ok(())
 }
 
+/// Does something to a file.
+type Damage<'a> = &'a dyn Fn(&Path) -> Result<()>;
+
 #[test]
 fn damaged_and_unknown_files_are_named_and_left_alone() -> Result<()> {
     let mut gateway = Gateway::with_site()?;
@@ -359,7 +362,7 @@ fn damaged_and_unknown_files_are_named_and_left_alone() -> Result<()> {
         Ok(file.set_len(pages.max(1) * 4096)?)
     };
     let nothing = |path: &Path| -> Result<()> { Ok(std::fs::write(path, "")?) };
-    let cases: [(&str, &dyn Fn(&Path) -> Result<()>); 3] =
+    let cases: [(&str, Damage<'_>); 3] =
         [("schema version 99", &newer), ("damaged", &half), ("damaged", &nothing)];
     for file in ["ledger.db", "buffer.db"] {
         for (reason, damage) in cases {

@@ -43,11 +43,11 @@ impl Vault {
         let mut sealed = secret.to_vec();
         let key = self.key.as_ref().ok_or(OpenError)?;
         key.seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(bound(purpose)),
-                &mut sealed,
-            )
-            .map_err(|_| OpenError)?;
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(bound(purpose)),
+            &mut sealed,
+        )
+        .map_err(|_| OpenError)?;
         Ok([&nonce[..], &sealed].concat())
     }
 

@@ -96,9 +96,8 @@ fn describe(
         link_state: link_state.unwrap_or_else(|| "not open".into()),
         epoch: session.map_or(0, |session| session.counters.epoch),
         highest: session.and_then(|session| session.counters.highest),
-        gaps: session.map_or_else(Vec::new, |session| {
-            missing(&session.counters.gaps, link.first_counter())
-        }),
+        gaps: session
+            .map_or_else(Vec::new, |session| missing(&session.counters.gaps, link.first_counter())),
         last_heard_ms: heard_ms,
         interval_s: (interval_s > 0).then_some(interval_s),
         last_reading: newest.map(|entry| {

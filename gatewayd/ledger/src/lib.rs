@@ -25,7 +25,6 @@ pub mod crypto;
 mod fixture;
 pub mod genesis;
 #[cfg(test)]
-#[path = "golden/tests.rs"]
 mod golden;
 pub mod header;
 #[cfg(feature = "full")]

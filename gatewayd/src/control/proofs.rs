@@ -8,7 +8,7 @@ use ledger::certificate::Signers;
 use ledger::codec::Encode;
 use ledger::header::Header;
 use ledger::ids::{Era, Height, NodeId};
-use ledger::proof::{MAX_STEPS, Proof, ReadingProof, Subject, Target};
+use ledger::proof::{Anchor, MAX_STEPS, Proof, ReadingProof, Subject, Target};
 use ledger::state::{Key, StateProof};
 use ledger::store::{BatchInclusion, Reader};
 use ledger::validator_set::ValidatorSet;
@@ -18,12 +18,9 @@ use crate::ingest::leaf;
 use crate::site::Running;
 use crate::store::{BatchState, BufferReader, NodeBytes, StoredBatch};
 
-/// The site code changes every so many blocks: one that was printed last week still fits the
-/// proofs of today without being named, and a proof carries few old headers.
+/// The site code changes every so many blocks, so that a proof need carry one old header only: a
+/// verifier with an older code has it named at the export.
 const CHECKPOINT_BLOCKS: u64 = 256;
-
-/// Older checkpoints that a proof file carries besides the newest.
-const OLDER_CHECKPOINTS: u64 = 1;
 
 /// Longest wait for a reading to be committed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +31,7 @@ const ATTEMPTS: u32 = 8;
 impl Control {
     /// Header of the newest checkpoint at or below a height.
     pub(super) async fn checkpoint(&self, tip: Height) -> Result<Header> {
-        self.read(move |reader| checkpoint(reader, tip, 0)).await
+        self.read(move |reader| checkpoint(reader, tip)).await
     }
 
     /// Proof file of one reading; commits it first if it waits.
@@ -49,6 +46,7 @@ impl Control {
             return Err(ControlError::Internal("a committed batch has no place".into()));
         };
         let (kept, gateway) = (leaf_path(&parts, &batch, sequence, place)?, parts.gateway);
+        let held = held(reading.anchor.as_deref())?;
         let wanted = vec![Key::Gateway(gateway), Key::LightNode(NodeId(node))];
         for _ in 0..ATTEMPTS {
             let (height, states) = states(&parts, wanted.clone()).await?;
@@ -58,7 +56,7 @@ impl Control {
                     return Ok(None);
                 };
                 let signers = found.certificate.signers.clone();
-                let target = target(reader, found.tip.clone(), signers)?;
+                let target = target(reader, found.tip.clone(), signers, held)?;
                 Ok(Some((found, target)))
             });
             if let Some((found, target)) = found.await? {
@@ -84,7 +82,7 @@ impl Control {
                 let tip = reader.tip().map_err(storage)?;
                 let certificate = reader.certificate(tip.height).map_err(storage)?;
                 match certificate.filter(|_| tip.height == height) {
-                    Some(certificate) => Ok(Some(target(reader, tip, certificate.signers)?)),
+                    Some(certificate) => Ok(Some(target(reader, tip, certificate.signers, None)?)),
                     None => Ok(None),
                 }
             });
@@ -193,16 +191,37 @@ async fn states(parts: &Running, mut wanted: Vec<Key>) -> Result<(Height, Vec<St
     proved.await
 }
 
-/// The certified header with the ways to it from genesis and from the newest checkpoints.
-fn target(reader: &Reader, header: Header, signers: Signers) -> Result<Target> {
+/// The site code that a verifier holds.
+fn held(code: Option<&str>) -> Result<Option<Anchor>> {
+    let parse = |code| Anchor::parse(code).map_err(|error| format!("the site code: {error}"));
+    code.map(parse).transpose().map_err(ControlError::InvalidArgument)
+}
+
+/// The header that a site code names.
+fn named(reader: &Reader, anchor: &Anchor) -> Result<Header> {
+    let header = reader.header(anchor.height).map_err(storage)?;
+    let other = "the site code is of another site, or newer than this record";
+    header
+        .filter(|header| header.hash() == anchor.hash)
+        .ok_or_else(|| ControlError::InvalidArgument(other.into()))
+}
+
+/// The certified header with the ways to it from the newest checkpoints and from the site code
+/// that the verifier holds.
+fn target(
+    reader: &Reader,
+    header: Header,
+    signers: Signers,
+    held: Option<Anchor>,
+) -> Result<Target> {
     let mut anchors = Vec::new();
-    for older in 0..=OLDER_CHECKPOINTS {
-        let anchor = checkpoint(reader, header.height, older)?;
-        if anchor != header && !anchors.contains(&anchor) {
-            anchors.push(anchor);
-        }
+    if let Some(anchor) = &held {
+        anchors.push(named(reader, anchor)?);
     }
+    anchors.push(checkpoint(reader, header.height)?);
     anchors.sort_by_key(|anchor| anchor.height);
+    anchors.dedup();
+    anchors.retain(|anchor| *anchor != header);
     let first = anchors.first().map_or(header.height, |anchor| anchor.height.next());
     let mut sets: Vec<ValidatorSet> = vec![reader.validators(first).map_err(storage)?];
     let mut steps = Vec::new();
@@ -216,10 +235,9 @@ fn target(reader: &Reader, header: Header, signers: Signers) -> Result<Target> {
     Ok(Target { header, signers, sets, steps, anchors })
 }
 
-/// Header of the newest checkpoint at or below a height, or of an older one.
-fn checkpoint(reader: &Reader, tip: Height, older: u64) -> Result<Header> {
-    let number = (tip.0 / CHECKPOINT_BLOCKS).saturating_sub(older);
-    let height = Height(number * CHECKPOINT_BLOCKS);
+/// Header of the newest checkpoint at or below a height.
+fn checkpoint(reader: &Reader, tip: Height) -> Result<Header> {
+    let height = Height(tip.0 / CHECKPOINT_BLOCKS * CHECKPOINT_BLOCKS);
     let missing = || ControlError::Storage(format!("the header of block {} is missing", height.0));
     reader.header(height).map_err(storage)?.ok_or_else(missing)
 }

@@ -258,6 +258,8 @@ pub struct ReadingSelector {
     pub sensor: String,
     /// (epoch, counter); the newest committed one when absent. Epoch 0: the newest epoch.
     pub counter: Option<(u32, u64)>,
+    /// Site code that the verifier holds, when it is not the newest.
+    pub anchor: Option<String>,
 }
 
 /// What the operator asks for when pairing.

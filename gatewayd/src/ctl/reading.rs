@@ -50,6 +50,9 @@ pub(super) struct ExportArguments {
     /// The newest reading; this is the default
     #[arg(long)]
     last: bool,
+    /// Site code that the verifier holds; needed when it is not the newest
+    #[arg(long, value_name = "CODE")]
+    anchor: Option<String>,
     /// File for the proof; `-` is standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -156,12 +159,14 @@ async fn export(
     session: Session,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let options = match arguments.counter {
-        Some((epoch, counter)) => {
-            Arguments::default().u32("epoch", epoch).u64("counter", counter).dict()
-        }
-        None => Arguments::default().dict(),
-    };
+    let mut options = Arguments::default();
+    if let Some((epoch, counter)) = arguments.counter {
+        options = options.u32("epoch", epoch).u64("counter", counter);
+    }
+    if let Some(code) = &arguments.anchor {
+        options = options.text("anchor", code);
+    }
+    let options = options.dict();
     let sensor = session.client.sensor(&arguments.sensor).await?;
     let proof = sensor.export(options).await?;
     write_proof(&arguments.out, &proof, output)

@@ -55,6 +55,9 @@ impl Shown {
     }
 }
 
+/// Longest site code, bytes.
+const MAX_CODE: usize = 128;
+
 /// Object path of a sensor.
 ///
 /// # Errors
@@ -90,7 +93,8 @@ impl Sensor {
     }
 
     /// Proof file of one reading. Options `epoch` (u) and `counter` (t) together; without them the
-    /// newest. A reading that waits is committed first.
+    /// newest. `anchor` (s) is the site code that the verifier holds, when it is not the newest.
+    /// A reading that waits is committed first.
     async fn export(&self, options: Dict) -> Result<Vec<u8>, Error> {
         let _place = self.gate().read()?;
         let mut options = Options::new(options)?;
@@ -98,8 +102,9 @@ impl Sensor {
             (None, None) => None,
             (epoch, counter) => Some((required("epoch", epoch)?, required("counter", counter)?)),
         };
+        let anchor = options.text("anchor", MAX_CODE)?;
         options.finish()?;
-        let selector = ReadingSelector { sensor: self.id(), counter };
+        let selector = ReadingSelector { sensor: self.id(), counter, anchor };
         Ok(self.control().export_reading(selector).await?)
     }
 

@@ -96,6 +96,13 @@ fn from_the_printed_code_to_an_offline_proof() -> Result<()> {
     let file = text(&file)?;
     gateway.ctl_json(&["reading", "export", "cellar", "--last", "--out", file])?;
     let anchor = site_code(gateway)?;
+    // A code that the verifier holds can be named; one of another site is refused.
+    let named = ["reading", "export", "cellar", "--last", "--out", file, "--anchor"];
+    gateway.ctl_json(&[&named[..], &[&anchor]].concat())?;
+    let hash = ledger::ids::Hash([7; 32]);
+    let foreign = ledger::proof::Anchor { height: ledger::ids::Height(0), hash }.to_code();
+    let said = gateway.ctl_code(2, &[&named[..], &[&foreign]].concat())?;
+    assert!(said.contains("another site"), "{said}");
     paired.gateway.stop()?;
 
     let verdict = paired.gateway.ctl_json(&["verify", file, "--anchor", &anchor])?;

@@ -15,13 +15,13 @@ const CRATES: [(&str, &[&str], usize); 7] = [
     ("drivers", &["sensor"], 14),
     ("ledger", &[], 10),
     ("attestation", &[], 11),
-    ("gatewayd", &["sensor", "drivers", "ledger", "attestation"], 30),
+    ("gatewayd", &["sensor", "drivers", "ledger", "attestation"], 33),
     ("tests", &["sensor", "drivers", "ledger", "attestation", "gatewayd"], 20),
     ("fuzz", &["sensor", "drivers", "ledger", "attestation", "gatewayd"], 10),
 ];
 
 /// Packages in the lock file at most, ours included.
-const LOCKED: usize = 335;
+const LOCKED: usize = 345;
 
 fn metadata() -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -12,8 +12,7 @@ use attestation::activation::make_credential;
 use attestation::endorsement::Anchor;
 use attestation::pcr::PcrSelection;
 use attestation::public::Public;
-use attestation::reference_values::ReferenceValues;
-use attestation::{Challenge, Endorsements, Evidence, Policy, appraise};
+use attestation::{Challenge, Endorsements, Evidence, Logs, Policy, appraise};
 
 /// Admissions that are timed, one by one; the median is printed.
 const ROUNDS: usize = 500;
@@ -31,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         qualifying_data: [0x51; 32],
         credential: [0xc3; 32],
         now: String::from_utf8(read("now.txt")?)?.trim().parse()?,
+        judged: None,
     };
     let mut worst = 0.0_f64;
     for set in ["rsa2048", "p256", "p384"] {
@@ -47,8 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let mut entropy = [0x5a; 64];
             entropy[..8].copy_from_slice(&round.to_be_bytes());
             make_credential(&ek, &ak.name(), &challenge.credential, &entropy)?;
-            let none = ReferenceValues::none();
-            let result = appraise(&evidence, &endorsements, &none, &policy, &challenge)?;
+            let none = Logs::none();
+            let result = appraise(&evidence, &endorsements, &none, &[], &policy, &challenge)?;
             times.push(start.elapsed().as_secs_f64() * 1000.0);
             if !result.is_accepted() {
                 return Err("the stored vectors are not accepted".into());

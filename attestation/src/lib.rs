@@ -6,7 +6,7 @@
 //!   attester:  TPM ──tpm::Tpm (one thread)──> Evidence, Endorsements
 //!                                                  │  bytes on the wire
 //!   verifier:  make_credential ─> challenge        v
-//!              appraise(evidence, endorsements, reference values, policy, challenge)
+//!              appraise(evidence, endorsements, logs, reference values, policy, challenge)
 //!                                                  └─> AttestationResult
 //! ```
 //!
@@ -20,10 +20,14 @@ mod crypto;
 
 pub mod activation;
 pub mod attest;
+pub mod boot;
 pub mod certify;
 pub mod endorsement;
+pub mod event_log;
 pub mod evidence;
 pub mod fuzz;
+pub mod ima;
+pub mod logs;
 pub mod manufacturer;
 pub mod pcr;
 pub mod policy;
@@ -39,6 +43,8 @@ pub mod verifier;
 
 pub use bytes::ParseError;
 pub use evidence::{Endorsements, Evidence};
+pub use logs::{ImaPart, Judged, Logs};
 pub use policy::{Policy, Profile};
+pub use reference_values::ReferenceValues;
 pub use result::{AttestationResult, Claim, ClaimKind, Reason, Status};
 pub use verifier::{Challenge, appraise};

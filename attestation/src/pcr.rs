@@ -31,6 +31,30 @@ impl PcrSelection {
         Ok(Self(bits))
     }
 
+    /// A selection from the bits of a policy: bit n is register n.
+    ///
+    /// # Errors
+    /// No bit, or a bit above 23.
+    pub fn from_bits(bits: u32) -> Result<Self, ParseError> {
+        if bits >> 24 != 0 {
+            let highest = 31 - bits.leading_zeros();
+            return Err(ParseError::Unsupported { field: "PCR", value: highest });
+        }
+        Self::from_bitmap([bits as u8, (bits >> 8) as u8, (bits >> 16) as u8])
+    }
+
+    /// The bits as a policy holds them: bit n is register n.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the register is selected.
+    #[must_use]
+    pub fn contains(self, pcr: u8) -> bool {
+        pcr < 24 && self.0 & (1 << pcr) != 0
+    }
+
     /// The registers in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..24).filter(move |pcr| self.0 & (1 << pcr) != 0)
@@ -111,6 +135,10 @@ mod tests {
         let selection = PcrSelection::new(&[7, 0, 23, 7]).unwrap();
         assert_eq!(selection.iter().collect::<Vec<_>>(), [0, 7, 23]);
         assert_eq!(selection.bitmap(), [0x81, 0, 0x80]);
+        assert_eq!(PcrSelection::from_bits(0x80_0081), Ok(selection));
+        assert_eq!(selection.bits(), 0x80_0081);
+        assert!(selection.contains(7) && !selection.contains(8) && !selection.contains(32));
+        assert!(PcrSelection::from_bits(1 << 24).is_err() && PcrSelection::from_bits(0).is_err());
         assert_eq!(PcrSelection::from_bitmap([0x81, 0, 0x80]), Ok(selection));
         assert!(PcrSelection::from_bitmap([0; 3]).is_err());
     }

@@ -4,12 +4,49 @@
 use crate::endorsement::Anchor;
 use crate::pcr::PcrSelection;
 
-/// How much of the boot is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much of the boot is judged. The numbers are those of the site's policy on the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 #[non_exhaustive]
 pub enum Profile {
     /// EK chain, residency of the keys, a fresh quote. The boot is reported as not measured.
-    TpmOnly,
+    TpmOnly = 1,
+    /// Also the event log of the firmware against reference values.
+    Measured = 2,
+    /// Also the kernel's log of the files that it opened (IMA) against reference values.
+    MeasuredIma = 3,
+}
+
+impl Profile {
+    /// The profile of that number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::TpmOnly, Self::Measured, Self::MeasuredIma]
+            .into_iter()
+            .find(|profile| *profile as u8 == number)
+    }
+
+    /// The word for it in interfaces.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TpmOnly => "tpm-only",
+            Self::Measured => "measured",
+            Self::MeasuredIma => "measured+ima",
+        }
+    }
+
+    /// Whether a verifier asks for the event log.
+    #[must_use]
+    pub fn wants_event_log(self) -> bool {
+        self != Self::TpmOnly
+    }
+
+    /// Whether a verifier asks for the IMA log.
+    #[must_use]
+    pub fn wants_ima(self) -> bool {
+        self == Self::MeasuredIma
+    }
 }
 
 /// The appraisal policy.

@@ -4,9 +4,13 @@
 use std::fmt;
 
 use crate::attest::Clock;
-use crate::endorsement::{PathError, TpmDescription};
+use crate::boot::BootReason;
+use crate::endorsement::{PathError, TpmDescription, TpmModel};
+use crate::ima::ImaReason;
+use crate::logs::Judged;
 use crate::manufacturer::Manufacturer;
 use crate::public::Name;
+use crate::template::EkKind;
 
 /// What is claimed of an attester. Every result holds each of them once, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,17 +28,20 @@ pub enum ClaimKind {
     Freshness = 4,
     /// What the machine booted.
     Boot = 5,
+    /// Which files the machine opened since.
+    Ima = 6,
 }
 
 impl ClaimKind {
     /// All claims, in the order in which results list them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Endorsement,
         Self::Hardware,
         Self::AttestationKey,
         Self::Residency,
         Self::Freshness,
         Self::Boot,
+        Self::Ima,
     ];
 
     /// The word for it in interfaces.
@@ -47,6 +54,7 @@ impl ClaimKind {
             Self::Residency => "residency",
             Self::Freshness => "freshness",
             Self::Boot => "boot",
+            Self::Ima => "ima",
         }
     }
 }
@@ -147,6 +155,12 @@ pub enum Reason {
     PcrDigest,
     /// The profile does not judge the boot.
     BootNotMeasured,
+    /// What was measured while the machine booted.
+    Boot(BootReason),
+    /// The profile does not judge the files.
+    ImaNotMeasured,
+    /// What the kernel measured of the files that it opened.
+    Ima(ImaReason),
 }
 
 impl fmt::Display for Reason {
@@ -154,6 +168,8 @@ impl fmt::Display for Reason {
         let sentence = match self {
             Self::Chain { anchor } => return write!(f, "the EK certificate leads to {anchor}"),
             Self::Path(error) => return error.fmt(f),
+            Self::Boot(reason) => return reason.fmt(f),
+            Self::Ima(reason) => return reason.fmt(f),
             Self::HardwareTpm(maker) => return write!(f, "a TPM made by {maker}"),
             Self::SoftwareTpm(maker) => {
                 return write!(f, "a software TPM ({maker}): it proves nothing about a machine");
@@ -183,6 +199,7 @@ impl fmt::Display for Reason {
             Self::PcrSelection => "other registers were quoted than the policy asks for",
             Self::PcrDigest => "the register values are not those that were quoted",
             Self::BootNotMeasured => "not measured: the profile tpm-only does not judge the boot",
+            Self::ImaNotMeasured => "not measured: the profile does not judge the files opened",
         };
         f.write_str(sentence)
     }
@@ -198,6 +215,9 @@ pub struct AttestationResult {
     pub(crate) clock: Clock,
     pub(crate) firmware_version: u64,
     pub(crate) tpm: Option<TpmDescription>,
+    pub(crate) ek_kind: Option<EkKind>,
+    pub(crate) model: TpmModel,
+    pub(crate) judged: Option<Judged>,
 }
 
 impl AttestationResult {
@@ -256,5 +276,38 @@ impl AttestationResult {
     #[must_use]
     pub fn tpm(&self) -> Option<&TpmDescription> {
         self.tpm.as_ref()
+    }
+
+    /// The kind of the endorsement key; `None` when it follows no template (then the result is not
+    /// accepted).
+    #[must_use]
+    pub fn ek_kind(&self) -> Option<EkKind> {
+        self.ek_kind
+    }
+
+    /// Maker and model of the TPM: of the EK certificate, or what the TPM says of itself.
+    #[must_use]
+    pub fn tpm_model(&self) -> &TpmModel {
+        &self.model
+    }
+
+    /// What the verifier may keep, so that the next appraisal of the same attester needs only what
+    /// the logs have grown by. `None` unless boot (and files, where the profile judges them) were
+    /// affirmed.
+    #[must_use]
+    pub fn judged(&self) -> Option<&Judged> {
+        self.judged.as_ref()
+    }
+
+    /// Whether the logs were asked for in part and have to be asked for in whole: the machine has
+    /// restarted since, or its log does not go on where it was read last. No reason to distrust.
+    #[must_use]
+    pub fn wants_whole_logs(&self) -> bool {
+        self.claims.iter().any(|claim| {
+            matches!(
+                claim.reason,
+                Reason::Boot(BootReason::WholeLogNeeded) | Reason::Ima(ImaReason::WholeLogNeeded)
+            )
+        })
     }
 }

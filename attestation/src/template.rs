@@ -30,18 +30,31 @@ const EK_ATTRIBUTES: u32 = Attributes::FIXED_TPM
     | Attributes::RESTRICTED
     | Attributes::DECRYPT;
 
-/// The endorsement keys that this crate knows.
+/// The endorsement keys that this crate knows. The numbers are those of a site's ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum EkKind {
     /// Template L-1.
-    Rsa2048,
+    Rsa2048 = 1,
     /// Template L-2.
-    P256,
+    P256 = 2,
     /// Template H-2.
-    P384,
+    P384 = 3,
 }
 
 impl EkKind {
+    /// Its number on a ledger.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind of that number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Rsa2048, Self::P256, Self::P384].into_iter().find(|kind| *kind as u8 == number)
+    }
+
     /// The NV index where the manufacturer puts the certificate (EK Credential Profile, 2.2.1.4
     /// and 2.2.1.5).
     #[must_use]

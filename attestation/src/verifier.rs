@@ -4,11 +4,14 @@
 //! what no check has affirmed is contraindicated.
 
 use crate::attest::Attest;
+use crate::boot::BootReason;
 use crate::bytes::ParseError;
 use crate::certify;
 use crate::crypto::constant_time_eq;
-use crate::endorsement::{self, Certificate, CertificateError};
+use crate::endorsement::{self, Certificate, CertificateError, TpmModel};
 use crate::evidence::{Endorsements, Evidence};
+use crate::ima::ImaReason;
+use crate::logs::{Judged, Logs};
 use crate::policy::{Policy, Profile};
 use crate::public::{Name, Public};
 use crate::quote;
@@ -29,6 +32,9 @@ pub struct Challenge {
     pub credential: [u8; 32],
     /// The time of the appraisal, Unix seconds: certificates are judged at it.
     pub now: u64,
+    /// What this verifier kept of an earlier appraisal of this attester, if anything:
+    /// [`AttestationResult::judged`].
+    pub judged: Option<Judged>,
 }
 
 /// Evidence that is not even well-formed.
@@ -70,12 +76,14 @@ struct Parsed {
 /// Appraises evidence under a policy.
 ///
 /// # Errors
-/// The evidence or an endorsement is malformed. Distrust is not an error: it is a claim of the
+/// The evidence or an endorsement is malformed. (A log that cannot be read is distrust: some
+/// firmware writes such.) Distrust is not an error: it is a claim of the
 /// result that is contraindicated.
 pub fn appraise(
     evidence: &Evidence,
     endorsements: &Endorsements,
-    _reference_values: &ReferenceValues,
+    logs: &Logs,
+    reference_values: &[ReferenceValues],
     policy: &Policy,
     challenge: &Challenge,
 ) -> Result<AttestationResult, EvidenceError> {
@@ -88,7 +96,8 @@ pub fn appraise(
                 ClaimKind::AttestationKey => judge_attestation_key(evidence, &parsed, challenge),
                 ClaimKind::Residency => judge_residency(&parsed),
                 ClaimKind::Freshness => judge_freshness(evidence, &parsed, policy, challenge),
-                ClaimKind::Boot => judge_boot(policy),
+                ClaimKind::Boot => judge_boot(policy, logs, reference_values),
+                ClaimKind::Ima => judge_ima(policy, logs, reference_values),
             };
             let (status, reason) = match verdict {
                 Ok(verdict) => verdict,
@@ -105,6 +114,9 @@ pub fn appraise(
         clock: parsed.quote.clock(),
         firmware_version: parsed.quote.firmware_version(),
         tpm: parsed.ek_certificate.as_ref().map(|found| found.description().clone()),
+        ek_kind: EkKind::of(&parsed.ek),
+        model: TpmModel::of(parsed.ek_certificate.as_ref(), evidence.manufacturer),
+        judged: None,
     })
 }
 
@@ -241,8 +253,18 @@ fn judge_freshness(
     Ok((Status::Affirming, Reason::Fresh))
 }
 
-fn judge_boot(policy: &Policy) -> Verdict {
+fn judge_boot(policy: &Policy, _logs: &Logs, _references: &[ReferenceValues]) -> Verdict {
     match policy.profile {
         Profile::TpmOnly => Ok((Status::Warning, Reason::BootNotMeasured)),
+        Profile::Measured | Profile::MeasuredIma => {
+            Err(Reason::Boot(BootReason::NoReferenceValues))
+        }
+    }
+}
+
+fn judge_ima(policy: &Policy, _logs: &Logs, _references: &[ReferenceValues]) -> Verdict {
+    match policy.profile {
+        Profile::TpmOnly | Profile::Measured => Ok((Status::Warning, Reason::ImaNotMeasured)),
+        Profile::MeasuredIma => Err(Reason::Ima(ImaReason::NoReferenceValues)),
     }
 }

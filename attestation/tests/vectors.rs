@@ -13,9 +13,8 @@ use attestation::endorsement::Anchor;
 use attestation::evidence::{Endorsements, Evidence};
 use attestation::pcr::PcrSelection;
 use attestation::public::Public;
-use attestation::reference_values::ReferenceValues;
 use attestation::template::EkKind;
-use attestation::{AttestationResult, Challenge, ClaimKind, Policy, Status, appraise};
+use attestation::{AttestationResult, Challenge, ClaimKind, Logs, Policy, Status, appraise};
 
 /// What the verifier asked for.
 pub(crate) const QUALIFYING_DATA: [u8; 32] = [0x51; 32];
@@ -60,14 +59,15 @@ impl Vectors {
                 qualifying_data: QUALIFYING_DATA,
                 credential: CREDENTIAL,
                 now: now.trim().parse().unwrap(),
+                judged: None,
             },
         }
     }
 
     pub(crate) fn appraise(&self) -> AttestationResult {
-        let none = ReferenceValues::none();
+        let none = Logs::none();
         let (policy, challenge) = (&self.policy, &self.challenge);
-        appraise(&self.evidence, &self.endorsements, &none, policy, challenge).unwrap()
+        appraise(&self.evidence, &self.endorsements, &none, &[], policy, challenge).unwrap()
     }
 
     /// What must hold for every set.
@@ -78,7 +78,7 @@ impl Vectors {
         let result = self.appraise();
         for claim in result.claims() {
             let expected = match claim.kind {
-                ClaimKind::Hardware | ClaimKind::Boot => Status::Warning,
+                ClaimKind::Hardware | ClaimKind::Boot | ClaimKind::Ima => Status::Warning,
                 _ => Status::Affirming,
             };
             assert_eq!(claim.status, expected, "{}: {}", claim.kind.as_str(), claim.reason);

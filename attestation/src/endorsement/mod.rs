@@ -9,6 +9,8 @@ mod certificate;
 mod path;
 mod signature_algorithm;
 
+use crate::crypto::sha256;
+use crate::evidence::Endorsements;
 use crate::manufacturer::Manufacturer;
 use crate::public::{Public, PublicKey};
 use crate::template::EkKind;
@@ -48,6 +50,42 @@ pub struct TpmDescription {
     pub model: String,
     /// `tpmVersion` (of the firmware at manufacture), at most 64 characters.
     pub version: String,
+}
+
+/// Maker and model of a TPM: what a site keeps to accept one kind of endorsement key per model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TpmModel {
+    /// Who made it.
+    pub manufacturer: Manufacturer,
+    /// `tpmModel` of the EK certificate, at most 64 characters; empty without a certificate.
+    pub model: String,
+}
+
+impl TpmModel {
+    /// From the EK certificate where there is one, else from what the TPM reports.
+    #[must_use]
+    pub fn of(certificate: Option<&Certificate>, reported: Manufacturer) -> Self {
+        let description = certificate.map(Certificate::description).cloned().unwrap_or_default();
+        Self {
+            manufacturer: description.manufacturer.unwrap_or(reported),
+            model: description.model,
+        }
+    }
+
+    /// [`TpmModel::of`] for endorsements as a TPM gave them; a certificate that does not parse
+    /// counts as none.
+    #[must_use]
+    pub fn of_endorsements(endorsements: &Endorsements, reported: Manufacturer) -> Self {
+        let der = endorsements.ek_certificate.as_deref().and_then(|bytes| trim_der(bytes).ok());
+        let certificate = der.and_then(|der| Certificate::parse(der).ok());
+        Self::of(certificate.as_ref(), reported)
+    }
+
+    /// SHA-256 of the manufacturer's number (big-endian), a zero byte and the model.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&[&self.manufacturer.0.to_be_bytes(), &[0], self.model.as_bytes()])
+    }
 }
 
 /// The EK's public area as it follows from its certificate: the certified key in the template of

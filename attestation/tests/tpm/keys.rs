@@ -7,10 +7,11 @@ use attestation::endorsement::Anchor;
 use attestation::evidence::Evidence;
 use attestation::pcr::PcrSelection;
 use attestation::public::Public;
-use attestation::reference_values::ReferenceValues;
 use attestation::template::EkKind;
 use attestation::tpm::{IdentityInfo, Tpm, TpmError};
-use attestation::{AttestationResult, Challenge, ClaimKind, Policy, Reason, Status, appraise};
+use attestation::{
+    AttestationResult, Challenge, ClaimKind, Logs, Policy, Reason, Status, appraise,
+};
 
 use crate::swtpm::{Certificates, Swtpm, authority};
 
@@ -30,7 +31,7 @@ pub(crate) fn demo_policy() -> Policy {
 }
 
 pub(crate) fn challenge() -> Challenge {
-    Challenge { qualifying_data: [0x51; 32], credential: [0xc3; 32], now: now() }
+    Challenge { qualifying_data: [0x51; 32], credential: [0xc3; 32], now: now(), judged: None }
 }
 
 pub(crate) fn credential_for(identity: &IdentityInfo, challenge: &Challenge) -> CredentialBlob {
@@ -44,8 +45,8 @@ pub(crate) fn evidence(tpm: &Tpm, identity: &IdentityInfo, challenge: &Challenge
 }
 
 fn judge(identity: &IdentityInfo, evidence: &Evidence) -> AttestationResult {
-    let none = ReferenceValues::none();
-    appraise(evidence, &identity.endorsements, &none, &demo_policy(), &challenge()).unwrap()
+    let none = Logs::none();
+    appraise(evidence, &identity.endorsements, &none, &[], &demo_policy(), &challenge()).unwrap()
 }
 
 fn whole_chain(certificates: Certificates, kind: EkKind) {
@@ -58,7 +59,7 @@ fn whole_chain(certificates: Certificates, kind: EkKind) {
     let result = judge(&identity, &evidence);
     for claim in result.claims() {
         let expected = match claim.kind {
-            ClaimKind::Hardware | ClaimKind::Boot => Status::Warning,
+            ClaimKind::Hardware | ClaimKind::Boot | ClaimKind::Ima => Status::Warning,
             _ => Status::Affirming,
         };
         assert_eq!(claim.status, expected, "{}: {}", claim.kind.as_str(), claim.reason);
@@ -101,8 +102,9 @@ fn without_certificate_the_endorsement_key_must_be_pinned() {
 
     let mut policy = demo_policy();
     policy.pinned_eks.push(identity.ek_digest);
-    let none = ReferenceValues::none();
-    let result = appraise(&evidence, &identity.endorsements, &none, &policy, &challenge()).unwrap();
+    let none = Logs::none();
+    let result =
+        appraise(&evidence, &identity.endorsements, &none, &[], &policy, &challenge()).unwrap();
     assert!(result.is_accepted());
     assert_eq!(result.claim(ClaimKind::Endorsement).unwrap().reason, Reason::Pinned);
 }
@@ -306,8 +308,9 @@ fn a_chain_in_nv_comes_along_and_padding_is_cut() {
     let evidence = evidence(&tpm, &identity, &challenge());
     // The root alone is trusted: the intermediate out of NV closes the path.
     let policy = Policy { anchors: vec![Anchor::from_der(&root).unwrap()], ..demo_policy() };
-    let none = ReferenceValues::none();
-    let result = appraise(&evidence, &identity.endorsements, &none, &policy, &challenge()).unwrap();
+    let none = Logs::none();
+    let result =
+        appraise(&evidence, &identity.endorsements, &none, &[], &policy, &challenge()).unwrap();
     assert!(result.is_accepted(), "{:?}", result.claims());
 }
 

@@ -2,17 +2,16 @@
 //! panic.
 
 use attestation::evidence::{Endorsements, Evidence};
-use attestation::reference_values::ReferenceValues;
 use attestation::verifier::EvidenceError;
-use attestation::{ParseError, appraise, fuzz};
+use attestation::{Logs, ParseError, appraise, fuzz};
 
 use crate::stored;
 use crate::vectors::{SETS, Vectors};
 
 fn error_of(vectors: &Vectors) -> EvidenceError {
-    let none = ReferenceValues::none();
+    let none = Logs::none();
     let (policy, challenge) = (&vectors.policy, &vectors.challenge);
-    appraise(&vectors.evidence, &vectors.endorsements, &none, policy, challenge).unwrap_err()
+    appraise(&vectors.evidence, &vectors.endorsements, &none, &[], policy, challenge).unwrap_err()
 }
 
 type Field = fn(&mut Evidence) -> &mut Vec<u8>;

@@ -54,6 +54,14 @@ impl Domain {
     pub const HOLDER: Self = Self("gatewayd/holder/1");
     /// A receipt: the holder has the payloads of a batch on disk.
     pub const RECEIPT: Self = Self("gatewayd/receipt/1");
+    /// A verifier's endorsement of what it found out about a gateway.
+    pub const ENDORSEMENT: Self = Self("gatewayd/endorsement/1");
+    /// A member's statement that it follows the ledger and is ready to vote.
+    pub const READY: Self = Self("gatewayd/ready/1");
+    /// A voter's statement that it has heard ready members for long enough.
+    pub const ACTIVATE: Self = Self("gatewayd/activate/1");
+    /// A voter's statement that it does not hear a gateway.
+    pub const OFFLINE: Self = Self("gatewayd/offline/1");
     /// A challenge signed in the handshake between gateways.
     pub const PEER: Self = Self("gatewayd/peer/1");
 

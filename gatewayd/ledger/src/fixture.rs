@@ -124,6 +124,8 @@ impl Fixture {
             member_since: self.tip.header.height,
             online: true,
             liveness_epoch: 0,
+            ready: None,
+            replaced_by: None,
         };
         self.put(Key::Gateway(keys.node()), Record::Gateway(gateway));
         self.put(Key::VoteKey(keys.vote.public_key()), Record::VoteKey(keys.node()));

@@ -177,7 +177,7 @@ impl Encode for Genesis {
 }
 
 impl Decode for Genesis {
-    const MAX_BYTES: usize = 8192;
+    const MAX_BYTES: usize = 16 * 1024;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         decoder.fields("genesis", 7)?;

@@ -23,8 +23,8 @@ use crate::{
     state::{Event, Key, Record, StateProof},
     transaction::{
         Attachment, Author, Body, NodeAct, OperatorRotation, Recover, Refusal, Reserve,
-        ReserveItem, Retire, RotateKey, Survivor, Tally, TallyCount, TallyKind, TicketPurpose,
-        Transaction,
+        ReserveItem, Retire, RotateKey, Survivor, Suspend, SuspendCause, Tally, TallyCount,
+        TallyKind, TicketPurpose, Transaction,
     },
     validator_set::ValidatorSet,
 };
@@ -65,8 +65,8 @@ fn transactions(site: &mut Fixture, other: &GatewayKeys) -> Vec<Transaction> {
     let count = TallyCount { kind: TallyKind::BadMic, frames: 300, senders: 7 };
     let ticket = site.window_ticket(TicketPurpose::Retire, &node);
     let by_operator = [
-        Body::Policy(Policy::default()),
-        Body::Suspend(act.clone()),
+        Policy::default().into(),
+        Body::Suspend(Suspend { node, reason: reason(), cause: SuspendCause::Operator }),
         Body::Pardon(act.clone()),
         Body::Revoke(act),
         Body::Recover(recover),
@@ -109,7 +109,7 @@ fn chain_values(site: &mut Fixture) -> Vec<Golden> {
     let absent = site.state.state_proof(&Key::Gateway(NodeId([1; 20])));
     let states = vec![site.state.state_proof(&Key::Gateway(site.gateway())), absent.clone()];
     let subject = Subject::Reading(Box::new(reading));
-    let draft = site.draft(Author::Operator, Body::Policy(Policy::default()));
+    let draft = site.draft(Author::Operator, Policy::default().into());
     let name = Text::new("cold store").unwrap();
     let request = Request::new(draft, name, Text::new("ann").unwrap()).unwrap();
     let refused =

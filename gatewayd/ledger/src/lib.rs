@@ -44,3 +44,4 @@ pub mod state;
 pub mod store;
 pub mod transaction;
 pub mod validator_set;
+pub mod vote;

@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn act(fixture: &mut Fixture) -> VerifiedTransaction {
-        let transaction = fixture.by_operator(Body::Policy(Policy::default()));
+        let transaction = fixture.by_operator(Policy::default().into());
         fixture.state.verify(transaction).unwrap()
     }
 

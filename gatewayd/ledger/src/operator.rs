@@ -19,11 +19,11 @@ use crate::{
     header::Header,
     ids::{Hash, NodeId},
     state::{ApplyError, State},
-    transaction::{Author, Body, Draft, Recover, Survivor, Transaction},
+    transaction::{Author, Body, Draft, MAX_TRANSACTION, NodeAct, Recover, Survivor, Transaction},
 };
 
 /// Largest request or signed act, in bytes.
-pub const MAX_ACT: usize = 64 * 1024;
+pub const MAX_ACT: usize = MAX_TRANSACTION + 1024;
 
 /// Version of both file formats.
 const ACT_VERSION: u64 = 1;
@@ -60,7 +60,7 @@ impl Request {
     /// [`ActError::NotTheOperator`] when the draft's author is not the operator, or its kind is
     /// not one that the operator may author.
     pub fn new(draft: Draft, site_name: Text<64>, caller: Text<64>) -> Result<Self, ActError> {
-        let authored = draft.body.kind().authorship() == crate::transaction::Authorship::Operator;
+        let authored = draft.body.authorship() == crate::transaction::Authorship::Operator;
         if draft.author != Author::Operator || !authored {
             return Err(ActError::NotTheOperator);
         }
@@ -179,7 +179,7 @@ impl Decode for SignedAct {
 }
 
 fn describe_body(body: &Body) -> Vec<String> {
-    let on_node = |verb: &str, act: &crate::transaction::NodeAct| {
+    let on_node = |verb: &str, act: &NodeAct| {
         vec![
             format!(
                 "{verb} {} / {}",
@@ -190,12 +190,15 @@ fn describe_body(body: &Body) -> Vec<String> {
         ]
     };
     match body {
-        Body::Policy(policy) => {
+        Body::Policy(act) => {
             let mut lines = vec![String::from("Replace the site's policy. The new one:")];
-            lines.extend(policy.describe());
+            lines.extend(act.policy.describe());
             lines
         }
-        Body::Suspend(act) => on_node("Suspend (no rights until pardoned):", act),
+        Body::Suspend(body) => {
+            let act = NodeAct { node: body.node, reason: body.reason.clone() };
+            on_node("Suspend (no rights until pardoned):", &act)
+        }
         Body::Pardon(act) => on_node("Pardon (full rights again):", act),
         Body::Revoke(act) => on_node("Revoke FOR EVER, this cannot be undone:", act),
         Body::OperatorRotation(rotation) => vec![

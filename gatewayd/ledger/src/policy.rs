@@ -6,8 +6,9 @@
 use alloc::{format, string::String, vec, vec::Vec};
 
 use crate::{
-    codec::{Decode, DecodeError, Decoder, Encode, Encoder, check_ascending},
-    ids::Hash,
+    codec::{Decode, DecodeError, Decoder, Encode, Encoder, canonical, check_ascending},
+    crypto::sha256,
+    ids::{Hash, Height},
 };
 
 /// What the attestation of a gateway must show.
@@ -21,6 +22,45 @@ pub enum Profile {
     /// Also the IMA log.
     MeasuredIma = 3,
 }
+
+/// Which members vote (design §4 "Voters").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum VoterRule {
+    /// Voters grow only to 1, 4, 7, 10 …: what is between breaks more often and tolerates no more.
+    OneThenFour = 1,
+    /// Every member that is ready votes.
+    All = 2,
+}
+
+/// Reference values that hold until a time: an update's are published before the old ones end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Window {
+    /// SHA-256 of the document.
+    pub document: Hash,
+    /// Block time until which it holds, Unix milliseconds; 0 for no end.
+    pub until_ms: u64,
+}
+
+canonical!(Window, "reference values", 48, [document, until_ms]);
+
+impl Window {
+    /// Whether it holds at a block time.
+    pub fn holds(&self, time_ms: u64) -> bool {
+        self.until_ms == 0 || time_ms <= self.until_ms
+    }
+}
+
+/// A version of the state machine that begins at a height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextVersion {
+    /// The version.
+    pub state_version: u32,
+    /// The first block that follows its rules.
+    pub height: Height,
+}
+
+canonical!(NextVersion, "next version", 16, [state_version, height]);
 
 /// Rules of one site. Limits bound what one gateway can do to all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +93,31 @@ pub struct Policy {
     pub insecure_software_tpm_sites: bool,
     /// SHA-256 of the EK certificate anchors that are trusted; ascending, at most 64.
     pub ek_anchors: Vec<Hash>,
+    /// Which members vote.
+    pub voters: VoterRule,
+    /// How long a member is heard before a voter says that it is ready, milliseconds.
+    pub activation_after_ms: u32,
+    /// Age at which an attestation is stale, seconds.
+    pub attestation_valid_s: u32,
+    /// Registers that a quote must cover, bit i for PCR i.
+    pub pcrs: u32,
+    /// Reference values, ascending by document, at most 32.
+    pub reference_values: Vec<Window>,
+    /// Version of the state machine that begins later; `None` for no change in sight.
+    pub next_version: Option<NextVersion>,
 }
 
 /// Version of the state machine that this build runs.
 pub const STATE_VERSION: u32 = 1;
 
 const MAX_ANCHORS: usize = 64;
+const MAX_REFERENCE_VALUES: usize = 32;
+
+/// PCRs 0 to 7: what the firmware measures (TCG PC Client Platform Firmware Profile 3.3.4).
+const FIRMWARE_PCRS: u32 = 0xff;
+
+/// A TPM has 24 registers (PC Client Platform TPM Profile 4.6).
+const ALL_PCRS: u32 = 0xff_ffff;
 
 impl Default for Policy {
     fn default() -> Self {
@@ -77,6 +136,12 @@ impl Default for Policy {
             coordinator_attestation: true,
             insecure_software_tpm_sites: false,
             ek_anchors: Vec::new(),
+            voters: VoterRule::OneThenFour,
+            activation_after_ms: 60_000,
+            attestation_valid_s: 86_400,
+            pcrs: FIRMWARE_PCRS,
+            reference_values: Vec::new(),
+            next_version: None,
         }
     }
 }
@@ -96,15 +161,21 @@ impl Policy {
             (self.nodes_per_sponsor >= 1, "nodes_per_sponsor"),
             (self.registrations_per_hour >= 1, "registrations_per_hour"),
             ((1..=2_000).contains(&self.transactions_per_author), "transactions_per_author"),
+            ((1_000..=3_600_000).contains(&self.activation_after_ms), "activation_after_ms"),
+            ((60..=31_536_000).contains(&self.attestation_valid_s), "attestation_valid_s"),
+            (self.pcrs != 0 && self.pcrs & !ALL_PCRS == 0, "pcrs"),
+            (self.next_version.is_none_or(|next| next.state_version >= 1), "next_version"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, field)) => Err(DecodeError::Invalid(field)),
             None => check_ascending("ek_anchors", &self.ek_anchors),
-        }
+        }?;
+        let documents: Vec<_> = self.reference_values.iter().map(|each| each.document).collect();
+        check_ascending("reference_values", &documents)
     }
 }
 
-const FIELDS: usize = 14;
+const FIELDS: usize = 20;
 
 impl Encode for Policy {
     fn encode(&self, encoder: &mut Encoder) {
@@ -123,6 +194,12 @@ impl Encode for Policy {
             coordinator_attestation,
             insecure_software_tpm_sites,
             ek_anchors,
+            voters,
+            activation_after_ms,
+            attestation_valid_s,
+            pcrs,
+            reference_values,
+            next_version,
         } = self;
         encoder.array(FIELDS).value(state_version);
         encoder.value(block_interval_ms).value(batch_interval_ms).value(offline_after_ms);
@@ -130,11 +207,13 @@ impl Encode for Policy {
         encoder.value(transactions_per_author).value(refusals_per_hour);
         encoder.uint(*profile as u64).bool(*operator_approval).bool(*coordinator_attestation);
         encoder.bool(*insecure_software_tpm_sites).list(ek_anchors);
+        encoder.uint(*voters as u64).value(activation_after_ms).value(attestation_valid_s);
+        encoder.value(pcrs).list(reference_values).value(next_version);
     }
 }
 
 impl Decode for Policy {
-    const MAX_BYTES: usize = 4096;
+    const MAX_BYTES: usize = 8192;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         decoder.fields("policy", FIELDS)?;
@@ -158,6 +237,16 @@ impl Decode for Policy {
             coordinator_attestation: decoder.bool("coordinator_attestation")?,
             insecure_software_tpm_sites: decoder.bool("insecure_software_tpm_sites")?,
             ek_anchors: decoder.list("ek_anchors", MAX_ANCHORS)?,
+            voters: match decoder.uint8("voters")? {
+                1 => VoterRule::OneThenFour,
+                2 => VoterRule::All,
+                _ => return Err(DecodeError::Invalid("voters")),
+            },
+            activation_after_ms: decoder.uint32("activation_after_ms")?,
+            attestation_valid_s: decoder.uint32("attestation_valid_s")?,
+            pcrs: decoder.uint32("pcrs")?,
+            reference_values: decoder.list("reference_values", MAX_REFERENCE_VALUES)?,
+            next_version: decoder.option()?,
         };
         policy.check()?;
         Ok(policy)
@@ -165,6 +254,30 @@ impl Decode for Policy {
 }
 
 impl Policy {
+    /// SHA-256 over the fields that say what an attestation must show: what verifiers applied.
+    ///
+    /// A change of any other field leaves endorsements and approvals valid.
+    pub fn attestation_hash(&self) -> Hash {
+        let mut encoder = Encoder::new();
+        encoder.array(6).uint(self.profile as u64).bool(self.coordinator_attestation);
+        encoder.bool(self.insecure_software_tpm_sites).list(&self.ek_anchors);
+        encoder.value(&self.pcrs).list(&self.reference_values);
+        sha256(&[b"gatewayd/attestation-policy/1", &encoder.into_bytes()])
+    }
+
+    /// The version of the state machine whose rules a block follows.
+    pub fn version_at(&self, height: Height) -> u32 {
+        match self.next_version {
+            Some(next) if next.height <= height => next.state_version,
+            _ => self.state_version,
+        }
+    }
+
+    /// Hashes of the documents that it names.
+    pub fn documents(&self) -> impl Iterator<Item = &Hash> {
+        self.ek_anchors.iter().chain(self.reference_values.iter().map(|each| &each.document))
+    }
+
     /// The policy as sentences.
     pub fn describe(&self) -> Vec<String> {
         let switch = |on: bool| if on { "yes" } else { "no" };
@@ -194,9 +307,36 @@ impl Policy {
             format!("coordinators must be attested: {}", switch(self.coordinator_attestation)),
             format!("trusted EK anchors: {}", self.ek_anchors.len()),
         ];
+        lines.extend(self.describe_admission());
         if self.insecure_software_tpm_sites {
             lines.push("SOFTWARE TPMs ARE LET IN: attestation proves nothing".into());
         }
+        lines
+    }
+
+    fn describe_admission(&self) -> Vec<String> {
+        let voters = match self.voters {
+            VoterRule::OneThenFour => "1, then 4, 7, 10 and so on",
+            VoterRule::All => "every member that is ready",
+        };
+        let pcrs: Vec<String> =
+            (0..24).filter(|pcr| self.pcrs & (1 << pcr) != 0).map(|pcr| format!("{pcr}")).collect();
+        let mut lines = vec![
+            format!("voters: {voters}, after {} ms", self.activation_after_ms),
+            format!("an attestation is stale after {} s", self.attestation_valid_s),
+            format!("a quote covers PCR {}", pcrs.join(", ")),
+        ];
+        lines.extend(self.reference_values.iter().map(|window| match window.until_ms {
+            0 => format!("reference values {}", window.document),
+            until => {
+                let until = crate::light::time_in_words(until);
+                format!("reference values {} until {until}", window.document)
+            }
+        }));
+        lines.extend(self.ek_anchors.iter().map(|anchor| format!("EK anchor {anchor}")));
+        lines.extend(self.next_version.map(|NextVersion { state_version, height }| {
+            format!("state machine version {state_version} from height {height} on")
+        }));
         lines
     }
 }

@@ -8,8 +8,8 @@ use ledger::ids::NodeId;
 use ledger::operator::Request as ActRequest;
 use ledger::policy::Policy;
 use ledger::transaction::{
-    Author, Body, Draft, NodeAct, OperatorRotation, Survivor, VoteKeyProof, vote_key_digest,
-    vote_possession_digest,
+    Author, Body, Draft, NodeAct, OperatorRotation, Survivor, Suspend, SuspendCause, VoteKeyProof,
+    vote_key_digest, vote_possession_digest,
 };
 
 use super::{CommittedInfo, Control, ControlError, Result, blocking, storage};
@@ -141,8 +141,11 @@ fn next_nonce(state: &ledger::state::State) -> u64 {
 
 fn body(kind: &str, options: &Options, policy: Policy) -> Result<Body> {
     Ok(match kind {
-        "policy" => Body::Policy(changed(policy, options)?),
-        "suspend" => Body::Suspend(node_act(options)?),
+        "policy" => changed(policy, options)?.into(),
+        "suspend" => {
+            let NodeAct { node, reason } = node_act(options)?;
+            Body::Suspend(Suspend { node, reason, cause: SuspendCause::Operator })
+        }
         "pardon" => Body::Pardon(node_act(options)?),
         "revoke" => Body::Revoke(node_act(options)?),
         "rotate-operator" => {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use ledger::block::Block;
 use ledger::certificate::Signers;
 use ledger::ids::{Height, NodeId};
-use ledger::policy::Policy;
+use ledger::policy::{Policy, VoterRule};
 use ledger::proof::Anchor;
 use ledger::store::Reader;
-use ledger::transaction::{Author, Body, Draft, Transaction};
+use ledger::transaction::{Author, Body, Draft, SuspendCause, Transaction};
 
 use super::{
     BlockInfo, Control, ControlError, HistoryEntry, Result, SiteInfo, TransactionInfo, blocking,
@@ -158,7 +158,38 @@ fn sentence(draft: &Draft) -> String {
     let light = |node: &NodeId| node.to_light_node_string();
     match &draft.body {
         Body::Policy(_) => "the operator changed the site's policy".into(),
-        Body::Suspend(act) => format!("the operator suspended it: {}", act.reason.as_str()),
+        Body::Admit(admit) => {
+            let node = admit.statement.node().to_gateway_string();
+            format!("{node} was admitted as {}", admit.statement.label.words())
+        }
+        Body::Activate(activate) => {
+            format!("{} gateway(s) are ready to vote", activate.nodes.len())
+        }
+        Body::Attest(attest) => {
+            let node = attest.statement.node().to_gateway_string();
+            format!("the attestation of {node} was renewed")
+        }
+        Body::Offline(offline) => {
+            format!("{} was found offline", offline.node.to_gateway_string())
+        }
+        Body::Online(_) => "the gateway is back online".into(),
+        Body::Leave(leave) => format!("the gateway left: {}", leave.reason.as_str()),
+        Body::Replace(replace) => {
+            let old = replace.old.to_gateway_string();
+            let new = NodeId::of_key(&replace.identity).to_gateway_string();
+            format!("{new} took the place of {old}: {}", replace.reason.as_str())
+        }
+        Body::GatewayApproval(approval) => {
+            format!("the operator approved {}", approval.node().to_gateway_string())
+        }
+        Body::Suspend(act) => {
+            let by = match act.cause {
+                SuspendCause::Operator => "the operator suspended it",
+                SuspendCause::FailedAttestation(_) => "suspended, its attestation failed",
+                SuspendCause::Equivocation(_) => "suspended, it voted twice",
+            };
+            format!("{by}: {}", act.reason.as_str())
+        }
         Body::Pardon(act) => format!("the operator pardoned it: {}", act.reason.as_str()),
         Body::Revoke(act) => format!("the operator revoked it: {}", act.reason.as_str()),
         Body::Recover(recover) => {
@@ -222,7 +253,18 @@ fn policy_words(policy: &Policy) -> BTreeMap<String, String> {
         coordinator_attestation,
         insecure_software_tpm_sites,
         ek_anchors,
+        voters,
+        activation_after_ms,
+        attestation_valid_s,
+        pcrs,
+        reference_values,
+        next_version,
     } = policy;
+    let pcrs: Vec<String> =
+        (0..24).filter(|pcr| pcrs & (1 << pcr) != 0).map(|pcr: u32| pcr.to_string()).collect();
+    let next = next_version.map_or("none".into(), |next| {
+        format!("{} from height {} on", next.state_version, next.height)
+    });
     [
         ("state_version", state_version.to_string()),
         ("block_interval_ms", block_interval_ms.to_string()),
@@ -238,6 +280,18 @@ fn policy_words(policy: &Policy) -> BTreeMap<String, String> {
         ("coordinator_attestation", coordinator_attestation.to_string()),
         ("insecure_software_tpm_sites", insecure_software_tpm_sites.to_string()),
         ("ek_anchors", ek_anchors.len().to_string()),
+        (
+            "voters",
+            match voters {
+                VoterRule::OneThenFour => "1-then-4".into(),
+                VoterRule::All => "all".into(),
+            },
+        ),
+        ("activation_after_ms", activation_after_ms.to_string()),
+        ("attestation_valid_s", attestation_valid_s.to_string()),
+        ("pcrs", pcrs.join(",")),
+        ("reference_values", reference_values.len().to_string()),
+        ("next_version", next),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

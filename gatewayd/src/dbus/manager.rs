@@ -15,7 +15,7 @@ use super::{MAX_NAME, dict, dicts};
 use crate::control::{Control, InitSite, Status};
 
 /// Longest operator act, bytes.
-const MAX_ACT: usize = 64 * 1024;
+const MAX_ACT: usize = ledger::operator::MAX_ACT;
 
 /// Longest option of an operator act, bytes.
 const MAX_ACT_OPTION: usize = 4096;

@@ -3,28 +3,13 @@
 //!
 //! Nothing here verifies a signature; the driver does, with the voters of the height.
 
-use crate::certificate::VoteType;
 use crate::codec::{Decode, DecodeError, Decoder, Encode, Encoder};
 use crate::crypto::{Domain, Signature};
 use crate::ids::{ChainId, Era, Hash, Height, NodeId};
 use crate::validator_set::MAX_VOTERS;
+use crate::vote::decode_round;
 
-/// A signed vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vote {
-    /// Prevote or precommit.
-    pub kind: VoteType,
-    /// The height voted on.
-    pub height: Height,
-    /// The round of that height.
-    pub round: u32,
-    /// Header hash of the block, or none for "no block in this round".
-    pub block: Option<Hash>,
-    /// Who votes.
-    pub voter: NodeId,
-    /// By the voter's vote key over [`crate::certificate::vote_digest`].
-    pub signature: Signature,
-}
+pub use crate::vote::Vote;
 
 /// A signed proposal of a block, by its header hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,45 +182,9 @@ fn decode_gossip(decoder: &mut Decoder<'_>) -> Result<Vec<Vec<u8>>, DecodeError>
     (0..count).map(|_| decoder.bytes("transaction", MAX_GOSSIPED).map(<[u8]>::to_vec)).collect()
 }
 
-/// No site ever needs this many rounds; the bound keeps arithmetic on rounds from overflowing.
-const MAX_ROUND: u32 = 1_000_000;
-
-fn decode_round(decoder: &mut Decoder<'_>) -> Result<u32, DecodeError> {
-    let round = decoder.uint32("round")?;
-    if round <= MAX_ROUND { Ok(round) } else { Err(DecodeError::Invalid("round")) }
-}
-
 fn check_fields(what: &'static str, found: usize, expected: u64) -> Result<(), DecodeError> {
     let found = found as u64;
     if found == expected { Ok(()) } else { Err(DecodeError::FieldCount { what, found, expected }) }
-}
-
-impl Encode for Vote {
-    fn encode(&self, encoder: &mut Encoder) {
-        let Self { kind, height, round, block, voter, signature } = self;
-        encoder.array(6).uint(u64::from(*kind == VoteType::Precommit)).value(height);
-        encoder.uint(u64::from(*round)).option(block.as_ref()).value(voter).value(signature);
-    }
-}
-
-impl Decode for Vote {
-    const MAX_BYTES: usize = 256;
-
-    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        decoder.fields("vote", 6)?;
-        Ok(Self {
-            kind: match decoder.uint("vote kind")? {
-                0 => VoteType::Prevote,
-                1 => VoteType::Precommit,
-                _ => return Err(DecodeError::Invalid("vote kind")),
-            },
-            height: Height::decode(decoder)?,
-            round: decode_round(decoder)?,
-            block: decoder.option()?,
-            voter: NodeId::decode(decoder)?,
-            signature: Signature::decode(decoder)?,
-        })
-    }
 }
 
 impl Encode for Proposal {
@@ -441,6 +390,7 @@ pub fn proposal_digest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::VoteType;
 
     fn vote(block: Option<Hash>) -> Vote {
         Vote {

@@ -211,9 +211,10 @@ fn the_state_proofs_are_of_the_certified_header() {
     let mut exported = exported(3);
     let stale = exported.states();
     let node = exported.node;
-    let suspend = crate::transaction::NodeAct {
+    let suspend = crate::transaction::Suspend {
         node,
         reason: crate::codec::Text::new("seen twice").unwrap(),
+        cause: crate::transaction::SuspendCause::Operator,
     };
     let transaction = exported.site.by_operator(Body::Suspend(suspend));
     exported.site.commit(vec![transaction]).unwrap();

@@ -226,7 +226,7 @@ impl<'a> Execution<'a> {
 
     pub(super) fn voters(&self) -> &[NodeId] {
         match self.record(&Key::Voters) {
-            Some(Record::Voters(Voters { nodes })) => nodes,
+            Some(Record::Voters(Voters { nodes, removed: _ })) => nodes,
             _ => self.base.voters(),
         }
     }

@@ -25,6 +25,12 @@ pub enum Key {
     VoteKey(PublicKey),
     /// The gateway in whose TPM an endorsement key is.
     Endorsement(Hash),
+    /// The one type of EK that is accepted of a TPM model.
+    TpmModel(Hash),
+    /// The operator's approval of a newcomer.
+    Approval(NodeId),
+    /// A document that a policy names.
+    Document(Hash),
     /// Session, counters and windows of a light node.
     Session(NodeId),
     /// Tickets that were used for a light node and have not expired.
@@ -43,6 +49,9 @@ const VOTERS: u8 = 0x03;
 const ACTIVITY: u8 = 0x08;
 const VOTE_KEY: u8 = 0x10;
 const ENDORSEMENT: u8 = 0x11;
+const TPM_MODEL: u8 = 0x12;
+const APPROVAL: u8 = 0x13;
+const DOCUMENT: u8 = 0x14;
 const SESSION: u8 = 0x20;
 const TICKETS: u8 = 0x21;
 const LIGHT_NODE: u8 = 0x40;
@@ -59,6 +68,9 @@ impl Key {
             Self::Activity(Author::Node(node)) => (ACTIVITY, &node.0),
             Self::VoteKey(key) => (VOTE_KEY, key.as_bytes()),
             Self::Endorsement(digest) => (ENDORSEMENT, &digest.0),
+            Self::TpmModel(model) => (TPM_MODEL, &model.0),
+            Self::Approval(node) => (APPROVAL, &node.0),
+            Self::Document(hash) => (DOCUMENT, &hash.0),
             Self::Session(node) => (SESSION, &node.0),
             Self::Tickets(node) => (TICKETS, &node.0),
             Self::LightNode(node) => (LIGHT_NODE, &node.0),
@@ -77,6 +89,7 @@ impl Key {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let invalid = DecodeError::Invalid("state key");
         let (kind, id) = bytes.split_first().ok_or(invalid)?;
+        let hash = || <[u8; 32]>::try_from(id).map(Hash).map_err(|_| invalid);
         let node = || <[u8; 20]>::try_from(id).map(NodeId).map_err(|_| invalid);
         Ok(match (*kind, id.is_empty()) {
             (SITE, true) => Self::Site,
@@ -85,7 +98,10 @@ impl Key {
             (ACTIVITY, true) => Self::Activity(Author::Operator),
             (ACTIVITY, false) => Self::Activity(Author::Node(node()?)),
             (VOTE_KEY, false) => Self::VoteKey(vote_key(id)?),
-            (ENDORSEMENT, false) => Self::Endorsement(Hash(id.try_into().map_err(|_| invalid)?)),
+            (ENDORSEMENT, false) => Self::Endorsement(hash()?),
+            (TPM_MODEL, false) => Self::TpmModel(hash()?),
+            (APPROVAL, false) => Self::Approval(node()?),
+            (DOCUMENT, false) => Self::Document(hash()?),
             (SESSION, false) => Self::Session(node()?),
             (TICKETS, false) => Self::Tickets(node()?),
             (LIGHT_NODE, false) => Self::LightNode(node()?),
@@ -129,6 +145,9 @@ mod tests {
             Key::Activity(Author::Node(node)),
             Key::VoteKey(key),
             Key::Endorsement(Hash([7; 32])),
+            Key::TpmModel(Hash([7; 32])),
+            Key::Approval(node),
+            Key::Document(Hash([7; 32])),
             Key::Session(node),
             Key::Tickets(node),
             Key::LightNode(node),

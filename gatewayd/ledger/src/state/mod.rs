@@ -31,8 +31,8 @@ pub use execution::{BlockContext, Change, Execution, Outcome};
 pub use key::Key;
 pub use proof::StateProof;
 pub use records::{
-    Attestation, DOWN_WINDOW, Gateway, JOIN_WINDOW, LightNode, Record, SessionRecord, Site,
-    Standing, StandingRecord,
+    APPROVAL_MS, Approval, Attestation, DOWN_WINDOW, Endorsement, Gateway, JOIN_WINDOW, LightNode,
+    Record, SessionRecord, Site, Standing, StandingRecord, Voters,
 };
 pub use verify::VerifiedTransaction;
 
@@ -47,7 +47,6 @@ use crate::{
     validator_set::{Validator, ValidatorSet},
 };
 use map::{MapProof, SparseMap, value_hash};
-use records::{Endorsement, Voters};
 
 /// For fuzzing: reads bytes as a stored entry, `length of key ‖ key ‖ value`, and as a proof.
 ///
@@ -100,6 +99,8 @@ impl State {
             member_since: Height::GENESIS,
             online: true,
             liveness_epoch: 0,
+            ready: None,
+            replaced_by: None,
         };
         let site = Site {
             chain_id: genesis.chain_id(),
@@ -107,11 +108,11 @@ impl State {
             operator: genesis.operator,
             recoveries: Vec::new(),
         };
-        let endorsement = Endorsement { gateway: node, ak_name: founder.ak_name };
+        let endorsement = Endorsement { gateway: node, ak_name: founder.ak_name, pinned: false };
         let records = [
             (Key::Site, Record::Site(site)),
             (Key::Policy, Record::Policy(genesis.policy.clone())),
-            (Key::Voters, Record::Voters(Voters { nodes: alloc::vec![node] })),
+            (Key::Voters, Record::Voters(Voters::new(alloc::vec![node]))),
             (Key::VoteKey(founder.vote), Record::VoteKey(node)),
             (Key::Endorsement(founder.ek_digest), Record::Endorsement(endorsement)),
             (Key::Gateway(node), Record::Gateway(gateway)),

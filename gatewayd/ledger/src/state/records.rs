@@ -9,7 +9,7 @@ use crate::{
     genesis::TpmName,
     ids::{ChainId, Era, Hash, Height, IdentityKind, NodeId},
     policy::Policy,
-    transaction::{CounterRange, MAX_HOLDERS, Reason},
+    transaction::{CounterRange, Document, Label, MAX_HOLDERS, Reason},
     validator_set::MAX_VOTERS,
 };
 
@@ -103,6 +103,8 @@ pub enum Attestation {
         time_ms: u64,
         /// SHA-256 of the policy that was applied.
         policy_hash: Hash,
+        /// Claims that were not proven and that the policy accepted, bit i for claim i.
+        warnings: u32,
     },
 }
 
@@ -111,8 +113,9 @@ impl Encode for Attestation {
         match self {
             Self::Unverified => encoder.array(1).uint(1),
             Self::Unattested => encoder.array(1).uint(2),
-            Self::Attested { height, time_ms, policy_hash } => {
-                encoder.array(4).uint(3).value(height).value(time_ms).value(policy_hash)
+            Self::Attested { height, time_ms, policy_hash, warnings } => {
+                encoder.array(5).uint(3).value(height).value(time_ms);
+                encoder.value(policy_hash).value(warnings)
             }
         };
     }
@@ -122,14 +125,15 @@ impl Decode for Attestation {
     const MAX_BYTES: usize = 64;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let fields = decoder.array("attestation", 4)?;
+        let fields = decoder.array("attestation", 5)?;
         match (decoder.uint("attestation")?, fields) {
             (1, 1) => Ok(Self::Unverified),
             (2, 1) => Ok(Self::Unattested),
-            (3, 4) => Ok(Self::Attested {
+            (3, 5) => Ok(Self::Attested {
                 height: Height::decode(decoder)?,
                 time_ms: decoder.uint("time")?,
                 policy_hash: Hash::decode(decoder)?,
+                warnings: decoder.uint32("warnings")?,
             }),
             _ => Err(DecodeError::Invalid("attestation")),
         }
@@ -167,29 +171,41 @@ pub struct Recovery {
 
 canonical!(Recovery, "recovery", 16, [era, height]);
 
-/// Which gateways vote, ascending; never empty.
+/// Which gateways vote; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voters {
-    /// The voters.
+    /// The voters, ascending.
     pub nodes: Vec<NodeId>,
+    /// Those that a rule took out and the operator has not yet decided on, ascending.
+    pub removed: Vec<NodeId>,
+}
+
+impl Voters {
+    /// Voters of whom none was taken out by a rule.
+    pub fn new(nodes: Vec<NodeId>) -> Self {
+        Self { nodes, removed: Vec::new() }
+    }
 }
 
 impl Encode for Voters {
     fn encode(&self, encoder: &mut Encoder) {
-        encoder.list(&self.nodes);
+        encoder.array(2).list(&self.nodes).list(&self.removed);
     }
 }
 
 impl Decode for Voters {
-    const MAX_BYTES: usize = 16 + MAX_VOTERS * NodeId::MAX_BYTES;
+    const MAX_BYTES: usize = 16 + 2 * MAX_VOTERS * NodeId::MAX_BYTES;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        decoder.fields("voters", 2)?;
         let nodes: Vec<NodeId> = decoder.list("voters", MAX_VOTERS)?;
         check_ascending("voters", &nodes)?;
+        let removed: Vec<NodeId> = decoder.list("removed voters", MAX_VOTERS)?;
+        check_ascending("removed voters", &removed)?;
         if nodes.is_empty() {
             return Err(DecodeError::Invalid("voters"));
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, removed })
     }
 }
 
@@ -214,6 +230,10 @@ pub struct Gateway {
     pub online: bool,
     /// Counts its returns; windows and offline statements are bound to it.
     pub liveness_epoch: u32,
+    /// Height at which it last showed that it is ready to vote.
+    pub ready: Option<Height>,
+    /// The gateway that took its place.
+    pub replaced_by: Option<NodeId>,
 }
 
 canonical!(
@@ -230,6 +250,8 @@ canonical!(
         member_since,
         online,
         liveness_epoch,
+        ready,
+        replaced_by,
     ]
 );
 
@@ -237,6 +259,11 @@ impl Gateway {
     /// Whether it can serve light nodes now.
     pub fn can_serve(&self) -> bool {
         self.online && self.full && self.standing.standing.may_record()
+    }
+
+    /// Its label.
+    pub fn label(&self) -> Label {
+        Label { full: self.full, coordinator: self.coordinator }
     }
 }
 
@@ -247,9 +274,42 @@ pub struct Endorsement {
     pub gateway: NodeId,
     /// Name of its attestation key.
     pub ak_name: TpmName,
+    /// Trusted by the operator's word, without a certificate.
+    pub pinned: bool,
 }
 
-canonical!(Endorsement, "endorsement", 96, [gateway, ak_name]);
+canonical!(Endorsement, "endorsement", 96, [gateway, ak_name, pinned]);
+
+/// The operator's approval of a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// SHA-256 of the EK public key that it is for.
+    pub ek_digest: Hash,
+    /// The label that it is for.
+    pub label: Label,
+    /// Attestation policy under which the newcomer was appraised.
+    pub policy_hash: Hash,
+    /// Whether the EK is trusted without a certificate.
+    pub pin: bool,
+    /// Height of the block that recorded it.
+    pub height: Height,
+    /// Time of that block, Unix milliseconds.
+    pub time_ms: u64,
+    /// Whether an `Admit` has used it: it is good once.
+    pub used: bool,
+}
+
+canonical!(Approval, "approval", 128, [ek_digest, label, policy_hash, pin, height, time_ms, used,]);
+
+/// How long an approval holds, milliseconds of block time.
+pub const APPROVAL_MS: u64 = 30 * 86_400_000;
+
+impl Approval {
+    /// Whether it can still be used at a block time.
+    pub fn holds(&self, time_ms: u64) -> bool {
+        !self.used && time_ms <= self.time_ms.saturating_add(APPROVAL_MS)
+    }
+}
 
 /// When a light node was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -437,6 +497,12 @@ pub enum Record {
     VoteKey(NodeId),
     /// Under [`Key::Endorsement`].
     Endorsement(Endorsement),
+    /// Under [`Key::TpmModel`]: the one type of EK that is accepted.
+    TpmModel(u8),
+    /// Under [`Key::Approval`].
+    Approval(Approval),
+    /// Under [`Key::Document`].
+    Document(Document),
     /// Under [`Key::Session`].
     Session(SessionRecord),
     /// Under [`Key::Tickets`].
@@ -457,6 +523,9 @@ impl Record {
             Self::Activity(record) => record.to_bytes(),
             Self::VoteKey(record) => record.to_bytes(),
             Self::Endorsement(record) => record.to_bytes(),
+            Self::TpmModel(record) => record.to_bytes(),
+            Self::Approval(record) => record.to_bytes(),
+            Self::Document(record) => record.to_bytes(),
             Self::Session(record) => record.to_bytes(),
             Self::Tickets(record) => record.to_bytes(),
             Self::LightNode(record) => record.to_bytes(),
@@ -476,6 +545,9 @@ impl Record {
             Key::Activity(_) => Self::Activity(Decode::from_bytes(bytes)?),
             Key::VoteKey(_) => Self::VoteKey(Decode::from_bytes(bytes)?),
             Key::Endorsement(_) => Self::Endorsement(Decode::from_bytes(bytes)?),
+            Key::TpmModel(_) => Self::TpmModel(Decode::from_bytes(bytes)?),
+            Key::Approval(_) => Self::Approval(Decode::from_bytes(bytes)?),
+            Key::Document(_) => Self::Document(Decode::from_bytes(bytes)?),
             Key::Session(_) => Self::Session(Decode::from_bytes(bytes)?),
             Key::Tickets(_) => Self::Tickets(Decode::from_bytes(bytes)?),
             Key::LightNode(_) => Self::LightNode(Decode::from_bytes(bytes)?),

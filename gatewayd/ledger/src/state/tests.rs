@@ -14,8 +14,8 @@ use crate::{
     fixture::{Fixture, GatewayKeys, Refused, key},
     transaction::{
         Authorship, Body, Kind, NodeAct, OperatorRotation, Reason, Recover, Refusal, Reserve,
-        ReserveItem, Retire, RotateKey, Survivor, Tally, TallyCount, TallyKind, TicketPurpose,
-        Transaction,
+        ReserveItem, Retire, RotateKey, Survivor, Suspend, SuspendCause, Tally, TallyCount,
+        TallyKind, TicketPurpose, Transaction,
     },
 };
 
@@ -25,6 +25,10 @@ fn reason() -> Reason {
 
 fn act(node: NodeId) -> NodeAct {
     NodeAct { node, reason: reason() }
+}
+
+fn suspension(node: NodeId) -> Body {
+    Body::Suspend(Suspend { node, reason: reason(), cause: SuspendCause::Operator })
 }
 
 fn applied(result: Result<Vec<Event>, Refused>) -> ApplyError {
@@ -53,8 +57,8 @@ fn bodies(site: &mut Fixture) -> Vec<Body> {
         block_digest: Hash::ZERO,
     };
     vec![
-        Body::Policy(Policy::default()),
-        Body::Suspend(act(node)),
+        Policy::default().into(),
+        suspension(node),
         Body::Pardon(act(node)),
         Body::Revoke(act(node)),
         Body::Recover(recover),
@@ -176,7 +180,7 @@ fn a_suspended_gateway_authors_nothing() {
     let mut site = Fixture::new();
     let node = site.join(2);
     let other = site.add_member(20);
-    let suspend = site.by_operator(Body::Suspend(act(other.node())));
+    let suspend = site.by_operator(suspension(other.node()));
     site.commit(vec![suspend]).unwrap();
     let refusal = Body::Refusal(Refusal { node, reason: Text::new("x").unwrap() });
     let transaction = site.by(&other, refusal);
@@ -210,7 +214,7 @@ fn other_chains_eras_and_expired_transactions_are_refused() {
     assert_eq!(applied(site.try_one(&expired.sign(&vote))), ApplyError::Expired(0));
 
     let operator = site.operator.clone();
-    let mut late = site.draft(Author::Operator, Body::Policy(Policy::default()));
+    let mut late = site.draft(Author::Operator, Policy::default().into());
     late.expiry = site.now_ms() - 1;
     let expected = ApplyError::Expired(late.expiry);
     assert_eq!(applied(site.try_one(&late.sign(&operator))), expected);
@@ -234,7 +238,7 @@ fn a_nonce_is_used_once_even_within_a_block() {
 fn one_author_cannot_fill_a_block() {
     let mut site = Fixture::new();
     let policy = Policy { transactions_per_author: 2, ..Policy::default() };
-    let transaction = site.by_operator(Body::Policy(policy));
+    let transaction = site.by_operator(policy.into());
     site.commit(vec![transaction]).unwrap();
     let body = || Body::Refusal(Refusal { node: NodeId([1; 20]), reason: Text::default() });
     let three = (0..3).map(|_| site.by_founder(body())).collect();

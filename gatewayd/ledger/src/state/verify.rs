@@ -6,10 +6,12 @@ use super::{State, error::VerifyError};
 use crate::{
     codec::DecodeError,
     crypto::{PublicKey, verify_digest},
-    ids::NodeId,
+    ids::{Hash, NodeId},
     transaction::{
-        Assign, Attachment, Author, Authorship, BatchHead, Body, Draft, Receipt, Recover, Ticket,
-        TicketIssuer, TicketPurpose, Transaction, holder_digest, vote_possession_digest,
+        Activate, Admit, Assign, Attachment, Author, Authorship, BatchHead, Body, Draft,
+        FounderResult, QuorumSignature, Receipt, Recover, SuspendCause, Ticket, TicketIssuer,
+        TicketPurpose, Transaction, activate_digest, holder_digest, offline_digest, ready_digest,
+        vote_possession_digest,
     },
 };
 
@@ -83,13 +85,14 @@ impl State {
 /// The authorship table of the design, as far as one signature can tell.
 fn author_signer(draft: &Draft) -> Result<Signer, VerifyError> {
     let kind = draft.body.kind();
-    let needed = kind.authorship();
+    let needed = draft.body.authorship();
     match (needed, draft.author) {
         (Authorship::Operator, Author::Operator) => Ok(Signer::Operator),
         (Authorship::IdentityKey, Author::Node(node)) => Ok(Signer::Identity(node)),
-        (Authorship::Holder | Authorship::Coordinator | Authorship::Member, Author::Node(node)) => {
-            Ok(Signer::Vote(node))
-        }
+        (
+            Authorship::Holder | Authorship::Coordinator | Authorship::Member | Authorship::Quorum,
+            Author::Node(node),
+        ) => Ok(Signer::Vote(node)),
         _ => Err(VerifyError::Author { kind, needed }),
     }
 }
@@ -137,10 +140,25 @@ impl Keys<'_> {
                     .map_err(|_| VerifyError::Part("new vote key's signature"))
             }
             Body::Recover(body) => self.check_survivors(draft, body),
+            Body::Admit(body) => self.check_admit(body),
+            Body::Attest(body) => self.check_quorum(&body.statement.digest(), &body.endorsements),
+            Body::Activate(body) => self.check_activate(draft, body),
+            Body::Offline(body) => {
+                let digest =
+                    offline_digest(&draft.chain_id, draft.era, &body.node, body.liveness_epoch);
+                self.check_quorum(&digest, &body.quorum)
+            }
+            Body::Suspend(body) => self.check_cause(draft, &body.cause),
+            Body::Replace(body) => body
+                .vote
+                .verify(&draft.chain_id.0, &body.identity)
+                .map_err(|_| VerifyError::Part("vote key's certificate or possession")),
             Body::Policy(_)
-            | Body::Suspend(_)
+            | Body::Online(_)
             | Body::Pardon(_)
             | Body::Revoke(_)
+            | Body::GatewayApproval(_)
+            | Body::Leave(_)
             | Body::Session(_)
             | Body::Reserve(_)
             | Body::Tally(_)
@@ -182,6 +200,55 @@ impl Keys<'_> {
                 .map_err(|_| VerifyError::Part("holder signature"))?;
         }
         Ok(())
+    }
+
+    /// Signatures of members over one digest; that they are voters, and enough, is for the rules.
+    fn check_quorum(
+        &mut self,
+        digest: &Hash,
+        signatures: &[QuorumSignature],
+    ) -> Result<(), VerifyError> {
+        for each in signatures {
+            let key = self.take(Signer::Vote(each.voter))?;
+            each.verify(digest, &key).map_err(|_| VerifyError::Part("signature of a voter"))?;
+        }
+        Ok(())
+    }
+
+    /// The newcomer's keys are in the body: its identity key certifies its vote key.
+    fn check_admit(&mut self, admit: &Admit) -> Result<(), VerifyError> {
+        let Admit { statement, vote, endorsements, founder } = admit;
+        let keys = VerifyError::Part("vote key's certificate or possession");
+        if vote.vote_key != statement.vote_key {
+            return Err(keys);
+        }
+        vote.verify(&self.state.chain_id().0, &statement.identity).map_err(|_| keys)?;
+        if let Some(FounderResult { statement: founder, signature }) = founder {
+            verify_digest(&vote.vote_key, &founder.digest(), signature)
+                .map_err(|_| VerifyError::Part("founder's attestation result"))?;
+        }
+        self.check_quorum(&statement.digest(), endorsements)
+    }
+
+    fn check_activate(&mut self, draft: &Draft, body: &Activate) -> Result<(), VerifyError> {
+        let (chain_id, era) = (&draft.chain_id, draft.era);
+        let ready = ready_digest(chain_id, era, body.height, &body.hash);
+        self.check_quorum(&ready, &body.nodes)?;
+        let heard = activate_digest(chain_id, era, body.height, &body.hash, &body.node_ids());
+        self.check_quorum(&heard, &body.quorum)
+    }
+
+    fn check_cause(&mut self, draft: &Draft, cause: &SuspendCause) -> Result<(), VerifyError> {
+        match cause {
+            SuspendCause::Operator => Ok(()),
+            SuspendCause::FailedAttestation(failed) => {
+                self.check_quorum(&failed.statement.digest(), &failed.endorsements)
+            }
+            // Under the key that it names: whose that key is or was, the rules look up.
+            SuspendCause::Equivocation(votes) => votes
+                .verify(&draft.chain_id)
+                .map_err(|_| VerifyError::Part("signature of a contradicting vote")),
+        }
     }
 
     fn check_receipts(

@@ -12,7 +12,7 @@ use crate::{
 /// Why the operator acts, in a sentence of at most 200 bytes; recorded for ever.
 pub type Reason = Text<200>;
 
-/// `Suspend`, `Pardon` and `Revoke`: a node and the reason.
+/// `Pardon` and `Revoke`: a node and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAct {
     /// A gateway or a light node.

@@ -69,7 +69,7 @@ pub enum Kind {
 pub enum Authorship {
     /// The operator key.
     Operator,
-    /// A quorum of vote keys.
+    /// The vote key of any member, and in the body those of a quorum of voters.
     Quorum,
     /// The current vote key of a gateway that serves or holds the light nodes concerned.
     Holder,

@@ -9,6 +9,8 @@
 mod act;
 mod body;
 mod kind;
+mod membership;
+mod policy_act;
 mod readings;
 mod registry;
 #[cfg(test)]
@@ -22,6 +24,12 @@ pub use act::{
 };
 pub use body::Body;
 pub use kind::{Authorship, Kind};
+pub use membership::{
+    Activate, Admit, Attest, ClaimVerdict, Equivocation, FailedAttestation, FounderResult,
+    GatewayApproval, Label, Leave, MAX_CLAIMS, Offline, Online, Purpose, QuorumSignature, Replace,
+    Statement, Suspend, SuspendCause, activate_digest, offline_digest, ready_digest,
+};
+pub use policy_act::{Document, DocumentKind, MAX_DOCUMENT, MAX_DOCUMENTS, PolicyAct};
 pub use readings::{
     BatchHead, CounterRange, MAX_BATCH, MAX_BATCH_RANGES, MAX_RECEIPTS, NodeRanges, Receipt,
     Refusal, Tally, TallyCount, TallyKind,

@@ -26,10 +26,10 @@ fn with_kind(number: u64) -> Vec<u8> {
 
 #[test]
 fn kinds_that_are_not_delivered_are_unsupported_and_others_unknown() {
-    let delivered = [1u64, 7, 8, 9, 13, 14, 16, 18, 19, 20, 21, 22, 24, 25, 26];
+    let undelivered = [11u64, 12, 17, 23, 28];
     for number in 1..=28u64 {
         let refused = Draft::from_bytes(&with_kind(number));
-        if delivered.contains(&number) {
+        if !undelivered.contains(&number) {
             let unsupported = matches!(refused, Err(DecodeError::UnsupportedKind(_)));
             assert!(!unsupported, "kind {number}");
         } else {

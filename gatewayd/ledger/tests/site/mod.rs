@@ -90,7 +90,7 @@ impl Site {
         }
         let mut nodes = self.nodes[..self.voters].to_vec();
         nodes.sort_unstable();
-        let voters = Record::Voters(records::Voters { nodes });
+        let voters = Record::Voters(records::Voters::new(nodes));
         entries.insert(Key::Voters.to_bytes(), voters.to_bytes());
         let mut map = SparseMap::new();
         let leaf = |(key, value): (&Vec<u8>, &Vec<u8>)| {
@@ -118,7 +118,7 @@ impl Site {
     /// An act of the operator that always applies: urgent, and different for every nonce.
     pub(crate) fn act(&self, nonce: u64) -> Transaction {
         let receipts = 1 + (nonce % 2) as u8;
-        self.operator_draft(nonce, Body::Policy(Policy { receipts, ..Policy::default() }))
+        self.operator_draft(nonce, Policy { receipts, ..Policy::default() }.into())
             .sign(&self.operator)
     }
 

@@ -20,13 +20,24 @@ pub(super) fn apply_operator(
     body: &Body,
 ) -> Result<Vec<Event>, ApplyError> {
     match body {
-        Body::Policy(policy) => apply_policy(execution, policy),
-        Body::Suspend(act) => change_standing(execution, act, Standing::Suspended),
+        Body::Policy(act) => apply_policy(execution, &act.policy),
+        Body::Suspend(body) => {
+            let act = NodeAct { node: body.node, reason: body.reason.clone() };
+            change_standing(execution, &act, Standing::Suspended)
+        }
         Body::Pardon(act) => change_standing(execution, act, Standing::Active),
         Body::Revoke(act) => change_standing(execution, act, Standing::Revoked),
         Body::OperatorRotation(body) => rotate_operator(execution, body),
         Body::Recover(body) => recover(execution, body),
-        Body::Batch(_)
+        Body::Admit(_)
+        | Body::Activate(_)
+        | Body::Attest(_)
+        | Body::Offline(_)
+        | Body::Online(_)
+        | Body::Leave(_)
+        | Body::Replace(_)
+        | Body::GatewayApproval(_)
+        | Body::Batch(_)
         | Body::Session(_)
         | Body::Reserve(_)
         | Body::Register(_)
@@ -100,7 +111,7 @@ fn remove_voter(execution: &mut Execution<'_>, node: &NodeId) -> Result<(), Appl
         return Err(ApplyError::Standing("the last voter keeps its rights"));
     }
     if left.len() < execution.voters().len() {
-        execution.put(Key::Voters, Record::Voters(Voters { nodes: left }));
+        execution.put(Key::Voters, Record::Voters(Voters::new(left)));
     }
     Ok(())
 }
@@ -169,7 +180,7 @@ fn recover(execution: &mut Execution<'_>, body: &Recover) -> Result<Vec<Event>, 
         }
     }
     let nodes = body.survivors.iter().map(|survivor| survivor.node).collect();
-    execution.put(Key::Voters, Record::Voters(Voters { nodes }));
+    execution.put(Key::Voters, Record::Voters(Voters::new(nodes)));
     site.era = body.era;
     if site.recoveries.len() >= MAX_RECOVERIES {
         site.recoveries.remove(0);

@@ -22,7 +22,7 @@ pub(super) fn apply(
         Author::Operator => return governance::apply_operator(execution, &draft.body),
         Author::Node(node) => node,
     };
-    check_author(execution, &author, draft.body.kind().authorship())?;
+    check_author(execution, &author, draft.body.authorship())?;
     match &draft.body {
         Body::Batch(head) => {
             let attachment =
@@ -37,7 +37,15 @@ pub(super) fn apply(
         Body::Tally(body) => readings::apply_tally(execution, author, body),
         Body::Refusal(body) => readings::apply_refusal(execution, author, body),
         Body::RotateKey(body) => governance::apply_rotate_key(execution, author, body),
-        Body::Policy(_)
+        Body::Admit(_)
+        | Body::Activate(_)
+        | Body::Attest(_)
+        | Body::Offline(_)
+        | Body::Online(_)
+        | Body::Leave(_)
+        | Body::Replace(_)
+        | Body::GatewayApproval(_)
+        | Body::Policy(_)
         | Body::Suspend(_)
         | Body::Pardon(_)
         | Body::Revoke(_)

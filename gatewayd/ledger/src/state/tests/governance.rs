@@ -11,10 +11,10 @@ use crate::{
 fn a_policy_for_another_state_machine_is_refused() {
     let mut site = Fixture::new();
     let policy = Policy { state_version: 2, ..Policy::default() };
-    let transaction = site.by_operator(Body::Policy(policy));
+    let transaction = site.by_operator(policy.into());
     assert_eq!(applied(site.try_one(&transaction)), ApplyError::StateVersion(2));
     let policy = Policy { block_interval_ms: 250, ..Policy::default() };
-    let transaction = site.by_operator(Body::Policy(policy.clone()));
+    let transaction = site.by_operator(policy.clone().into());
     site.commit(vec![transaction]).unwrap();
     assert_eq!(*site.state.policy(), policy);
 }
@@ -26,29 +26,29 @@ fn standing_changes_by_the_allowed_steps_alone() {
     let standing = |site: &Fixture| site.state.light_node(&node).unwrap().standing.standing;
     let pardon = site.by_operator(Body::Pardon(act(node)));
     assert!(matches!(applied(site.try_one(&pardon)), ApplyError::Standing(_)));
-    let suspend = site.by_operator(Body::Suspend(act(node)));
+    let suspend = site.by_operator(suspension(node));
     site.commit(vec![suspend]).unwrap();
     assert_eq!(standing(&site), Standing::Suspended);
-    let again = site.by_operator(Body::Suspend(act(node)));
+    let again = site.by_operator(suspension(node));
     assert!(matches!(applied(site.try_one(&again)), ApplyError::Standing(_)));
     let pardon = site.by_operator(Body::Pardon(act(node)));
     site.commit(vec![pardon]).unwrap();
     assert_eq!(standing(&site), Standing::Active);
     let revoke = site.by_operator(Body::Revoke(act(node)));
     site.commit(vec![revoke]).unwrap();
-    for body in [Body::Pardon(act(node)), Body::Suspend(act(node)), Body::Revoke(act(node))] {
+    for body in [Body::Pardon(act(node)), suspension(node), Body::Revoke(act(node))] {
         let transaction = site.by_operator(body);
         let error = ApplyError::Standing("revoked is for ever");
         assert_eq!(applied(site.try_one(&transaction)), error);
     }
-    let unknown = site.by_operator(Body::Suspend(act(NodeId([1; 20]))));
+    let unknown = site.by_operator(suspension(NodeId([1; 20])));
     assert_eq!(applied(site.try_one(&unknown)), ApplyError::UnknownNode(NodeId([1; 20])));
 }
 
 #[test]
 fn the_last_voter_keeps_its_rights() {
     let mut site = Fixture::new();
-    for body in [Body::Suspend(act(site.gateway())), Body::Revoke(act(site.gateway()))] {
+    for body in [suspension(site.gateway()), Body::Revoke(act(site.gateway()))] {
         let transaction = site.by_operator(body);
         let error = ApplyError::Standing("the last voter keeps its rights");
         assert_eq!(applied(site.try_one(&transaction)), error);
@@ -130,10 +130,10 @@ fn the_operator_key_rotates_by_itself() {
     let rotation = Body::OperatorRotation(OperatorRotation::new(&chain, &new));
     let transaction = site.by_operator(rotation);
     site.commit(vec![transaction]).unwrap();
-    let by_old = site.by_operator(Body::Policy(Policy::default()));
+    let by_old = site.by_operator(Policy::default().into());
     assert_eq!(site.try_one(&by_old), Err(Refused::Verify(VerifyError::Signature)));
     site.operator = new;
-    let by_new = site.by_operator(Body::Policy(Policy::default()));
+    let by_new = site.by_operator(Policy::default().into());
     site.commit(vec![by_new]).unwrap();
 }
 
@@ -143,7 +143,7 @@ fn two_keys_changed_in_one_block_make_each_other_fail() {
     let chain = site.state.chain_id().0;
     let rotation = Body::OperatorRotation(OperatorRotation::new(&chain, &key(201)));
     let first = site.by_operator(rotation);
-    let second = site.by_operator(Body::Policy(Policy::default()));
+    let second = site.by_operator(Policy::default().into());
     let expected = BlockError::Apply { index: 1, error: ApplyError::KeyChanged };
     assert_eq!(site.commit(vec![first, second]), Err(expected));
 }

@@ -193,7 +193,7 @@ fn used_tickets_are_forgotten_when_they_expire_and_bounded() {
 fn sponsors_have_budgets() {
     let mut site = Fixture::new();
     let policy = Policy { registrations_per_hour: 2, nodes_per_sponsor: 3, ..Policy::default() };
-    let policy = site.by_operator(Body::Policy(policy));
+    let policy = site.by_operator(policy.into());
     site.commit(vec![policy]).unwrap();
     let first = site.join(2);
     site.join(3);
@@ -341,7 +341,7 @@ fn unfit_gateways_and_nodes_are_not_assigned() {
     let transaction = site.by_founder(body);
     assert_eq!(applied(site.try_one(&transaction)), ApplyError::UnknownNode(unknown));
 
-    let suspend = site.by_operator(Body::Suspend(act(node)));
+    let suspend = site.by_operator(suspension(node));
     site.commit(vec![suspend]).unwrap();
     let item = site.assignment(node, vec![site.gateway()]);
     let body = site.assign(vec![item], &[]);

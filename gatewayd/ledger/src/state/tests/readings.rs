@@ -109,7 +109,7 @@ fn only_holders_commit_and_quarantined_nodes_are_left_out() {
     let foreign = draft.sign(&other.vote).attach(attachment).unwrap();
     assert_eq!(applied(site.try_one(&foreign)), ApplyError::NotAHolder(node));
 
-    let suspend = site.by_operator(Body::Suspend(act(node)));
+    let suspend = site.by_operator(suspension(node));
     site.commit(vec![suspend]).unwrap();
     let transaction = site.batch(&cut, vec![]);
     assert_eq!(applied(site.try_one(&transaction)), ApplyError::Quarantined(node));
@@ -177,7 +177,7 @@ fn receipts_come_from_other_members_with_rights() {
     assert_eq!(site.try_one(&transaction), Err(expected));
     assert!(cut.attachment(vec![good, good]).check().is_err(), "one holder twice");
 
-    let suspend = site.by_operator(Body::Suspend(act(other.node())));
+    let suspend = site.by_operator(suspension(other.node()));
     site.commit(vec![suspend]).unwrap();
     let transaction = site.batch(&cut, vec![good]);
     assert!(matches!(applied(site.try_one(&transaction)), ApplyError::Receipt(_)));
@@ -224,7 +224,7 @@ fn an_hour_is_tallied_once_and_not_ahead() {
 fn refusals_are_capped() {
     let mut site = Fixture::new();
     let policy = Policy { refusals_per_hour: 1, ..Policy::default() };
-    let policy = site.by_operator(Body::Policy(policy));
+    let policy = site.by_operator(policy.into());
     site.commit(vec![policy]).unwrap();
     let body = Body::Refusal(Refusal { node: NodeId([1; 20]), reason: Text::new("x").unwrap() });
     let first = site.by_founder(body.clone());

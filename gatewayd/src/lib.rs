@@ -15,6 +15,7 @@ pub mod logging;
 pub mod operator_key;
 mod os;
 pub mod pairing;
+pub mod peers;
 pub mod presence;
 pub mod run;
 pub mod sensors;

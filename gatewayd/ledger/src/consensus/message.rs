@@ -86,6 +86,19 @@ pub enum Message {
         /// The encoded finality certificate.
         certificate: Vec<u8>,
     },
+    /// How far the sender is: when a connection begins, and when somebody seems to be behind.
+    Tip(PeerTip),
+}
+
+/// How far a gateway is; a claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerTip {
+    /// Its newest block.
+    pub height: Height,
+    /// The era of that block.
+    pub era: Era,
+    /// The oldest block that it can send.
+    pub first: Height,
 }
 
 impl Message {
@@ -96,7 +109,7 @@ impl Message {
             Self::Proposal(proposal) => Some(proposal.height),
             Self::Justification(votes) => Some(votes.height),
             Self::Body { height, .. } => Some(*height),
-            Self::Transactions(_) | Self::Fetch(_) | Self::Decided { .. } => None,
+            Self::Transactions(_) | Self::Fetch(_) | Self::Decided { .. } | Self::Tip(_) => None,
         }
     }
 }
@@ -140,6 +153,9 @@ impl Encode for Message {
             Self::Decided { block, certificate } => {
                 encoder.array(3).uint(7).bytes(block).bytes(certificate)
             }
+            Self::Tip(PeerTip { height, era, first }) => {
+                encoder.array(4).uint(8).value(height).value(era).value(first)
+            }
         };
     }
 }
@@ -165,6 +181,11 @@ impl Decode for Message {
                 let block = decoder.bytes("block", MAX_BODY)?.to_vec();
                 let certificate = decoder.bytes("certificate", MAX_CERTIFICATE)?.to_vec();
                 (Self::Decided { block, certificate }, 3)
+            }
+            8 => {
+                let (height, era) = (Height::decode(decoder)?, Era::decode(decoder)?);
+                let first = Height::decode(decoder)?;
+                (Self::Tip(PeerTip { height, era, first }), 4)
             }
             _ => return Err(DecodeError::Invalid("message kind")),
         };
@@ -427,6 +448,7 @@ mod tests {
             Message::Transactions(vec![vec![1], vec![]]),
             Message::Fetch(Height(u64::MAX)),
             Message::Decided { block: vec![5], certificate: vec![6] },
+            Message::Tip(PeerTip { height: Height(9), era: Era(1), first: Height(3) }),
         ] {
             assert_eq!(parse(&message.to_bytes()), Ok(message));
         }

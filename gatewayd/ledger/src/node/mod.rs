@@ -72,6 +72,10 @@ pub enum Input {
         /// An encoded [`Message`], unverified.
         bytes: Vec<u8>,
     },
+    /// A member can be reached from now on.
+    PeerUp(NodeId),
+    /// A member cannot be reached any more.
+    PeerDown(NodeId),
 }
 
 /// What the shell must do, in this order.
@@ -140,6 +144,17 @@ pub struct Committed {
     pub header: Header,
     /// Hash and events of each transaction, in order.
     pub receipts: Vec<(Hash, Vec<Event>)>,
+}
+
+/// How far a node is beside its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its newest block.
+    pub height: Height,
+    /// Blocks that a connected peer says it has and this node has not.
+    pub behind: u64,
+    /// Who was asked for them last.
+    pub from: Option<NodeId>,
 }
 
 /// Why a submitted transaction will not be recorded.
@@ -220,6 +235,8 @@ pub struct Node {
     /// The decided block whose storing is under way.
     storing: Option<Storing>,
     peers: Peers,
+    /// The oldest block that the store can give.
+    first: Height,
     /// Log records of the height above the tip, until it starts.
     replay: Vec<Record>,
     damaged: bool,
@@ -241,7 +258,7 @@ impl Node {
     /// [`SetupError`]: what is stored does not belong together.
     pub fn new(setup: Setup) -> Result<Self, SetupError> {
         let Setup { node, vote_key, loaded, records, recovery } = setup;
-        let Loaded { tip: header, certificate, certifiers, peaks, entries, .. } = loaded;
+        let Loaded { tip: header, certificate, certifiers, peaks, entries, first, .. } = loaded;
         let height = header.height;
         let state = State::from_entries(entries, &header.state_root)?;
         let history = frontier(height, &peaks).ok_or(SetupError::OtherHistory(height))?;
@@ -263,6 +280,7 @@ impl Node {
             candidates: BTreeMap::new(),
             storing: None,
             peers: Peers::default(),
+            first,
             replay: Vec::new(),
             damaged: recovery == Recovery::Damaged,
             silent_through: Height::GENESIS,
@@ -321,6 +339,13 @@ impl Node {
         (self.silent_through > self.tip.header.height).then_some(self.silent_through)
     }
 
+    /// How this node stands beside the others.
+    pub fn progress(&self) -> Progress {
+        let height = self.tip.header.height;
+        let (from, known) = self.peers.source(height);
+        Progress { height, behind: known.0.saturating_sub(height.0), from }
+    }
+
     /// Time for a reading or a block now, Unix milliseconds: the wall clock, or without a
     /// synchronised one the tip's time plus what has passed since.
     pub fn site_time_ms(&self, now: Now) -> u64 {
@@ -359,6 +384,8 @@ impl Node {
             }
             Input::Stored(height) => self.stored(height),
             Input::Message { from, bytes } => self.message(from, &bytes),
+            Input::PeerUp(peer) => self.peer_up(peer),
+            Input::PeerDown(peer) => self.peers.forget(&peer),
         }
         self.start_if_due();
         std::mem::take(&mut self.effects)
@@ -423,7 +450,8 @@ impl Node {
         self.tip.header.height.next()
     }
 
-    fn is_voter(&self) -> bool {
+    /// Whether this node's vote counts for the next block, with the vote key that it has.
+    pub fn is_voter(&self) -> bool {
         let key = self.vote_key.as_ref().map(SigningKey::public_key);
         key.is_some() && self.validators.vote_key(&self.id) == key.as_ref()
     }

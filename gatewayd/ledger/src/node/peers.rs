@@ -10,7 +10,8 @@ use super::{Effect, Fault, Node};
 use crate::block::Block;
 use crate::certificate::Certificate;
 use crate::codec::{Decode, Encode};
-use crate::consensus::message::{self, Message};
+use crate::consensus::message::{self, Message, PeerTip};
+use crate::header::Header;
 use crate::ids::{Height, NodeId};
 use crate::transaction::Transaction;
 use crate::validator_set::MAX_VOTERS;
@@ -33,6 +34,8 @@ struct Peer {
     served: Option<(Height, u64)>,
     /// When it was last asked.
     asked_ms: Option<u64>,
+    /// When it was last told how far this node is.
+    told_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,8 @@ const MAX_EARLY: usize = 4;
 const SERVE_AGAIN_MS: u64 = 1_000;
 /// Between two questions to one peer.
 const ASK_AGAIN_MS: u64 = 250;
+/// Between two answers to a peer that says it is behind.
+const TELL_AGAIN_MS: u64 = 1_000;
 /// A vote for a decided height is late before this, and the voter behind after it.
 const LATE_MS: u64 = 1_000;
 
@@ -60,6 +65,20 @@ impl Peers {
             return None;
         }
         Some(self.known.entry(node).or_default())
+    }
+
+    /// The connection to it has ended, and with it what it said.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.known.remove(node);
+    }
+
+    /// Who was asked last of those above `height`, and the newest block that anybody claims.
+    pub(super) fn source(&self, height: Height) -> (Option<NodeId>, Height) {
+        let ahead = self.known.iter().filter(|(_, peer)| peer.height > height.next());
+        let newest = ahead.clone().map(|(_, peer)| Height(peer.height.0 - 1)).max();
+        let asked = ahead.filter(|(_, peer)| peer.asked_ms.is_some());
+        let from = asked.max_by_key(|(_, peer)| peer.asked_ms).map(|(node, _)| *node);
+        (from, newest.unwrap_or(height))
     }
 
     pub(super) fn stored(&mut self, height: Height) {
@@ -95,8 +114,43 @@ impl Node {
             }
             Message::Fetch(height) => self.serve(from, height),
             Message::Decided { block, certificate } => self.follow(from, &block, &certificate),
+            Message::Tip(tip) => self.peer_tip(from, tip),
             _ => {}
         }
+    }
+
+    pub(super) fn peer_up(&mut self, peer: NodeId) {
+        // Whatever it said before belongs to a connection that is gone.
+        self.peers.forget(&peer);
+        self.tell(peer);
+    }
+
+    /// Tells a peer how far this node is.
+    fn tell(&mut self, to: NodeId) {
+        let now_ms = self.now.mono_ms;
+        if let Some(peer) = self.peers.of(to) {
+            peer.told_ms = Some(now_ms);
+            let bytes = Message::Tip(self.own_tip()).to_bytes();
+            self.effects.push(Effect::Send { to, bytes });
+        }
+    }
+
+    pub(super) fn own_tip(&self) -> PeerTip {
+        let Header { height, era, .. } = self.tip.header;
+        PeerTip { height, era, first: self.first }
+    }
+
+    fn peer_tip(&mut self, from: NodeId, tip: PeerTip) {
+        let (own, now_ms) = (self.tip.header.height, self.now.mono_ms);
+        let Some(peer) = self.peers.of(from) else {
+            return;
+        };
+        peer.height = tip.height.next();
+        let told = |when| now_ms.saturating_sub(when) < TELL_AGAIN_MS;
+        if tip.height < own && !peer.told_ms.is_some_and(told) {
+            self.tell(from);
+        }
+        self.fetch_more();
     }
 
     fn consensus_message(&mut self, from: NodeId, height: Height, message: Message) {

@@ -58,6 +58,8 @@ pub struct Loaded {
     pub certifiers: ValidatorSet,
     /// All entries of the state.
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The oldest block that is kept as a whole, with all that follow.
+    pub first: Height,
 }
 
 /// The database, open for writing. There is one in a process, and one process.
@@ -160,7 +162,8 @@ impl Store {
         let peaks = self.peaks(height.0 + 1)?;
         let certifiers = rows::validators(&self.connection, height)?;
         let BlockRow { header: tip, certificate, .. } = row;
-        Ok(Loaded { genesis, tip, certificate, certifiers, peaks, entries })
+        let first = self.first_block()?;
+        Ok(Loaded { genesis, tip, certificate, certifiers, peaks, entries, first })
     }
 
     /// The peaks of the tree over the first `size` headers.
@@ -229,6 +232,15 @@ impl Store {
             return Ok(None);
         };
         Ok(Some((row.into_block(&self.connection)?, certificate)))
+    }
+
+    /// The oldest block that is kept as a whole, with all that follow.
+    fn first_block(&self) -> Result<Height, StoreError> {
+        let Some(bytes) = self.meta("first-block")? else {
+            return Ok(Height(1));
+        };
+        let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("first block".into()))?;
+        Ok(Height(u64::from_be_bytes(bytes)))
     }
 
     /// The start counter, as last written.

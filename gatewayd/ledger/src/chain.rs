@@ -52,7 +52,7 @@ impl Tip {
         proposer: NodeId,
     ) -> Header {
         Header {
-            state_version: state.policy().state_version,
+            state_version: state.policy().version_at(self.header.height.next()),
             chain_id: self.header.chain_id,
             era: outcome.era,
             height: self.header.height.next(),

@@ -16,10 +16,14 @@ use crate::{
     chain::Tip,
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, Text, check_size},
     crypto::{CryptoError, PublicKey, Signature, SigningKey},
+    genesis::FounderAttestation,
     header::Header,
     ids::{Hash, NodeId},
     state::{ApplyError, State},
-    transaction::{Author, Body, Draft, MAX_TRANSACTION, NodeAct, Recover, Survivor, Transaction},
+    transaction::{
+        Author, Body, DocumentKind, Draft, GatewayApproval, MAX_TRANSACTION, PolicyAct, Reason,
+        Recover, Replace, Survivor, Transaction,
+    },
 };
 
 /// Largest request or signed act, in bytes.
@@ -179,47 +183,90 @@ impl Decode for SignedAct {
 }
 
 fn describe_body(body: &Body) -> Vec<String> {
-    let on_node = |verb: &str, act: &NodeAct| {
-        vec![
-            format!(
-                "{verb} {} / {}",
-                act.node.to_gateway_string(),
-                act.node.to_light_node_string()
-            ),
-            format!("Reason, recorded for ever: {}", act.reason.as_str()),
-        ]
-    };
     match body {
-        Body::Policy(act) => {
-            let mut lines = vec![String::from("Replace the site's policy. The new one:")];
-            lines.extend(act.policy.describe());
-            lines
+        Body::Policy(act) => describe_policy(act),
+        Body::Suspend(act) => {
+            on_node("Suspend (no rights until pardoned):", &act.node, &act.reason)
         }
-        Body::Suspend(body) => {
-            let act = NodeAct { node: body.node, reason: body.reason.clone() };
-            on_node("Suspend (no rights until pardoned):", &act)
+        Body::Pardon(act) => on_node("Pardon (full rights again):", &act.node, &act.reason),
+        Body::Revoke(act) => {
+            on_node("Revoke FOR EVER, this cannot be undone:", &act.node, &act.reason)
         }
-        Body::Pardon(act) => on_node("Pardon (full rights again):", act),
-        Body::Revoke(act) => on_node("Revoke FOR EVER, this cannot be undone:", act),
         Body::OperatorRotation(rotation) => vec![
             String::from("Hand the site over to another operator key:"),
             format!("New key: {}", hex(rotation.new_key.as_bytes())),
         ],
-        Body::Recover(recover) => {
-            let mut lines = vec![
-                String::from("RECOVER the ledger. Only when a quorum is lost for ever."),
-                format!("A new era begins: {}, with block {}", recover.era, recover.height),
-                format!("Blocks after header {} are given up", recover.parent),
-            ];
-            lines.extend(recover.survivors.iter().map(|survivor| {
-                let key =
-                    if survivor.new_vote_key.is_some() { ", with a new vote key" } else { "" };
-                format!("Votes from then on: {}{key}", survivor.node.to_gateway_string())
-            }));
-            lines
-        }
+        Body::GatewayApproval(approval) => describe_approval(approval),
+        Body::Replace(replace) => describe_replace(replace),
+        Body::Recover(recover) => describe_recover(recover),
         other => vec![format!("{:?}", other.kind())],
     }
+}
+
+fn on_node(verb: &str, node: &NodeId, reason: &Reason) -> Vec<String> {
+    vec![
+        format!("{verb} {} / {}", node.to_gateway_string(), node.to_light_node_string()),
+        format!("Reason, recorded for ever: {}", reason.as_str()),
+    ]
+}
+
+/// Documents are shown by their hashes, which the tool can compare with files at hand.
+fn describe_policy(act: &PolicyAct) -> Vec<String> {
+    let mut lines = vec![String::from("Replace the site's policy. The new one:")];
+    lines.extend(act.policy.describe());
+    lines.extend(act.documents.iter().map(|document| {
+        let kind = match document.kind {
+            DocumentKind::Anchor => "EK anchor (may vouch for TPMs)",
+            DocumentKind::ReferenceValues => "reference values (what may boot)",
+        };
+        format!("Comes along: {kind}, {} bytes, {}", document.bytes.len(), document.hash())
+    }));
+    lines
+}
+
+fn describe_approval(approval: &GatewayApproval) -> Vec<String> {
+    let GatewayApproval { identity: _, ek_digest, label, policy_hash, pin } = approval;
+    let mut lines = vec![
+        format!("Let in, within 30 days: {}", approval.node().to_gateway_string()),
+        format!("Label: {}", label.words()),
+        format!("Its TPM's EK: {ek_digest}"),
+        format!("Attestation policy: {policy_hash}"),
+        String::from("A quorum attests it once more, afresh, before it becomes a member."),
+    ];
+    if *pin {
+        lines.push(String::from(
+            "TRUST THIS TPM WITHOUT A CERTIFICATE: nobody but you vouches that it is one",
+        ));
+    }
+    lines
+}
+
+fn describe_replace(replace: &Replace) -> Vec<String> {
+    let new = NodeId::of_key(&replace.identity).to_gateway_string();
+    let mut lines = vec![
+        format!("Replace {} for ever by {new}", replace.old.to_gateway_string()),
+        format!("Label: {}", replace.label.words()),
+        format!("The new TPM's EK: {}", replace.ek_digest),
+        String::from("The new one takes over standing, budgets and vote AT ONCE, unattested yet."),
+        format!("Reason, recorded for ever: {}", replace.reason.as_str()),
+    ];
+    if replace.attestation == FounderAttestation::Unattested {
+        lines.push(String::from("ITS TPM IS SOFTWARE: it vouches for nothing"));
+    }
+    lines
+}
+
+fn describe_recover(recover: &Recover) -> Vec<String> {
+    let mut lines = vec![
+        String::from("RECOVER the ledger. Only when a quorum is lost for ever."),
+        format!("A new era begins: {}, with block {}", recover.era, recover.height),
+        format!("Blocks after header {} are given up", recover.parent),
+    ];
+    lines.extend(recover.survivors.iter().map(|survivor| {
+        let key = if survivor.new_vote_key.is_some() { ", with a new vote key" } else { "" };
+        format!("Votes from then on: {}{key}", survivor.node.to_gateway_string())
+    }));
+    lines
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -107,8 +107,11 @@ pub struct Policy {
     pub next_version: Option<NextVersion>,
 }
 
-/// Version of the state machine that this build runs.
+/// Newest version of the state machine that this build runs: a new site begins with it.
 pub const STATE_VERSION: u32 = 1;
+
+/// The versions of the state machine that this build can run.
+pub const SUPPORTED_VERSIONS: core::ops::RangeInclusive<u32> = 1..=STATE_VERSION;
 
 const MAX_ANCHORS: usize = 64;
 const MAX_REFERENCE_VALUES: usize = 32;

@@ -31,6 +31,11 @@ pub struct ValidatorSet {
 /// Most voters of a site.
 pub const MAX_VOTERS: usize = 128;
 
+/// More than two thirds.
+pub fn quorum_of(voters: usize) -> usize {
+    voters * 2 / 3 + 1
+}
+
 impl ValidatorSet {
     /// Makes a set; sorts the voters.
     ///
@@ -60,7 +65,7 @@ impl ValidatorSet {
 
     /// Fewest votes that decide: more than two thirds of the voters.
     pub fn quorum(&self) -> usize {
-        self.voters.len() * 2 / 3 + 1
+        quorum_of(self.voters.len())
     }
 
     /// Position and key of a voter.

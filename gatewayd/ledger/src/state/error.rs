@@ -145,6 +145,47 @@ pub enum ApplyError {
     /// The standing cannot change so.
     #[error("the standing cannot change so: {0}")]
     Standing(&'static str),
+    /// A signature that counts among those of the voters is of somebody else.
+    #[error("a signer is no voter")]
+    NotAVoter(NodeId),
+    /// Too few signed.
+    #[error("{found} signatures, {needed} are needed")]
+    NoQuorum {
+        /// Signatures in the body.
+        found: usize,
+        /// Fewest that decide.
+        needed: usize,
+    },
+    /// A voter endorses that is stale or was never attested.
+    #[error("an endorser's own attestation does not hold")]
+    Endorser(NodeId),
+    /// The statement of the verifiers does not hold.
+    #[error("the statement does not hold: {0}")]
+    Statement(&'static str),
+    /// The operator's approval is missing or another.
+    #[error("no approval: {0}")]
+    Approval(&'static str),
+    /// One TPM, one gateway; one type of EK a model.
+    #[error("the TPM is refused: {0}")]
+    Tpm(&'static str),
+    /// The founder's own attestation stands in the way.
+    #[error("the founder: {0}")]
+    Founder(&'static str),
+    /// A member cannot become ready or a voter.
+    #[error("no vote yet: {0}")]
+    Activation(&'static str),
+    /// The statement that a gateway is offline does not hold.
+    #[error("the gateway is not found offline: {0}")]
+    Offline(&'static str),
+    /// Rules have taken out as many voters as they may; the operator decides.
+    #[error("rules take out at most {0} voters until the operator decides")]
+    RemovalLimit(usize),
+    /// The votes prove nothing against the gateway.
+    #[error("no evidence of two votes: {0}")]
+    Evidence(&'static str),
+    /// The policy names what is not there, or brings what it does not name.
+    #[error("the policy does not hold: {0}")]
+    Policy(&'static str),
     /// A key was used before or belongs to someone else.
     #[error("the key is in use or was")]
     KeyInUse,

@@ -6,7 +6,7 @@ use super::records::Standing;
 use crate::{
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, Text},
     ids::{Era, Height, NodeId},
-    transaction::{CounterRange, Reason, TallyCount},
+    transaction::{CounterRange, Label, Reason, TallyCount},
 };
 
 /// One change. Numbers on the wire are fixed and never reused.
@@ -120,6 +120,74 @@ pub enum Event {
         /// Why.
         reason: Text<120>,
     },
+    /// The operator let a newcomer in, for 30 days.
+    GatewayApproved {
+        /// The newcomer.
+        gateway: NodeId,
+        /// Whether its EK is trusted without a certificate.
+        pin: bool,
+    },
+    /// A gateway became a member.
+    Admitted {
+        /// The gateway.
+        gateway: NodeId,
+        /// What it does.
+        label: Label,
+        /// The gateway with the same TPM whose place it took.
+        replaces: Option<NodeId>,
+    },
+    /// A gateway's attestation was recorded.
+    Attested {
+        /// The gateway.
+        gateway: NodeId,
+    },
+    /// A member showed that it is ready to vote.
+    Ready {
+        /// The gateway.
+        gateway: NodeId,
+    },
+    /// A gateway votes from the next block on.
+    VoteGiven {
+        /// The gateway.
+        gateway: NodeId,
+        /// Number of voters from then on.
+        voters: u32,
+    },
+    /// A gateway votes no more.
+    VoteTaken {
+        /// The gateway.
+        gateway: NodeId,
+        /// Number of voters from then on.
+        voters: u32,
+    },
+    /// A quorum found a gateway unreachable.
+    WentOffline {
+        /// The gateway.
+        gateway: NodeId,
+    },
+    /// A gateway is back.
+    CameOnline {
+        /// The gateway.
+        gateway: NodeId,
+        /// Its new liveness epoch.
+        epoch: u32,
+    },
+    /// The operator moved a gateway's place.
+    Replaced {
+        /// The gateway that went.
+        old: NodeId,
+        /// The one in its place.
+        new: NodeId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A gateway left.
+    Left {
+        /// The gateway.
+        gateway: NodeId,
+        /// Why.
+        reason: Reason,
+    },
 }
 
 impl Event {
@@ -133,7 +201,19 @@ impl Event {
             | Self::Assigned { node, .. } => alloc::vec![*node],
             Self::KeyRotated { gateway }
             | Self::BatchCommitted { gateway, .. }
-            | Self::Tallied { gateway, .. } => alloc::vec![*gateway],
+            | Self::Tallied { gateway, .. }
+            | Self::GatewayApproved { gateway, .. }
+            | Self::Attested { gateway }
+            | Self::Ready { gateway }
+            | Self::VoteGiven { gateway, .. }
+            | Self::VoteTaken { gateway, .. }
+            | Self::WentOffline { gateway }
+            | Self::CameOnline { gateway, .. }
+            | Self::Left { gateway, .. } => alloc::vec![*gateway],
+            Self::Admitted { gateway, replaces, .. } => {
+                [*gateway].into_iter().chain(*replaces).collect()
+            }
+            Self::Replaced { old, new, .. } => alloc::vec![*old, *new],
             Self::SessionOpened { node, gateway, .. } | Self::Reserved { node, gateway, .. } => {
                 alloc::vec![*node, *gateway]
             }
@@ -180,6 +260,37 @@ impl Event {
                 format!("{frames} frames of strangers in an hour")
             }
             Self::Refused { reason, .. } => format!("refused: {}", reason.as_str()),
+            other => other.describe_membership(),
+        }
+    }
+
+    fn describe_membership(&self) -> String {
+        match self {
+            Self::GatewayApproved { pin: false, .. } => "the operator approved the gateway".into(),
+            Self::GatewayApproved { pin: true, .. } => {
+                "the operator approved the gateway and trusts its TPM without a certificate".into()
+            }
+            Self::Admitted { label, replaces: None, .. } => {
+                format!("admitted by a quorum as {}", label.words())
+            }
+            Self::Admitted { label, replaces: Some(_), .. } => {
+                let label = label.words();
+                format!("admitted by a quorum as {label}, in place of the one with the same TPM")
+            }
+            Self::Attested { .. } => "its TPM was attested".into(),
+            Self::Ready { .. } => "ready to vote".into(),
+            Self::VoteGiven { voters, .. } => {
+                format!("votes from the next block on, as one of {voters}")
+            }
+            Self::VoteTaken { voters, .. } => format!("votes no more; {voters} voters are left"),
+            Self::WentOffline { .. } => "found offline by a quorum".into(),
+            Self::CameOnline { epoch, .. } => format!("back online, for the {epoch}. time"),
+            Self::Replaced { reason, .. } => {
+                format!("the operator moved its place to another TPM: {}", reason.as_str())
+            }
+            Self::Left { reason, .. } => format!("left the site: {}", reason.as_str()),
+            // Told above.
+            _ => String::new(),
         }
     }
 }
@@ -217,6 +328,20 @@ impl Encode for Event {
             Self::Refused { node, gateway, reason } => {
                 e.array(4).uint(14).value(node).value(gateway).value(reason)
             }
+            Self::GatewayApproved { gateway, pin } => e.array(3).uint(15).value(gateway).value(pin),
+            Self::Admitted { gateway, label, replaces } => {
+                e.array(4).uint(16).value(gateway).value(label).value(replaces)
+            }
+            Self::Attested { gateway } => e.array(2).uint(17).value(gateway),
+            Self::Ready { gateway } => e.array(2).uint(18).value(gateway),
+            Self::VoteGiven { gateway, voters } => e.array(3).uint(19).value(gateway).value(voters),
+            Self::VoteTaken { gateway, voters } => e.array(3).uint(20).value(gateway).value(voters),
+            Self::WentOffline { gateway } => e.array(2).uint(21).value(gateway),
+            Self::CameOnline { gateway, epoch } => e.array(3).uint(22).value(gateway).value(epoch),
+            Self::Replaced { old, new, reason } => {
+                e.array(4).uint(23).value(old).value(new).value(reason)
+            }
+            Self::Left { gateway, reason } => e.array(3).uint(24).value(gateway).value(reason),
         };
     }
 }
@@ -276,7 +401,36 @@ impl Decode for Event {
                 gateway: Decode::decode(d)?,
                 reason: Decode::decode(d)?,
             },
-            _ => return Err(DecodeError::Invalid("event")),
+            (number, fields) => return decode_membership(d, number, fields),
         })
     }
+}
+
+fn decode_membership(
+    d: &mut Decoder<'_>,
+    number: u64,
+    fields: usize,
+) -> Result<Event, DecodeError> {
+    let gateway = |d: &mut Decoder<'_>| NodeId::decode(d);
+    Ok(match (number, fields) {
+        (15, 3) => Event::GatewayApproved { gateway: gateway(d)?, pin: Decode::decode(d)? },
+        (16, 4) => Event::Admitted {
+            gateway: gateway(d)?,
+            label: Decode::decode(d)?,
+            replaces: Decode::decode(d)?,
+        },
+        (17, 2) => Event::Attested { gateway: gateway(d)? },
+        (18, 2) => Event::Ready { gateway: gateway(d)? },
+        (19, 3) => Event::VoteGiven { gateway: gateway(d)?, voters: Decode::decode(d)? },
+        (20, 3) => Event::VoteTaken { gateway: gateway(d)?, voters: Decode::decode(d)? },
+        (21, 2) => Event::WentOffline { gateway: gateway(d)? },
+        (22, 3) => Event::CameOnline { gateway: gateway(d)?, epoch: Decode::decode(d)? },
+        (23, 4) => Event::Replaced {
+            old: Decode::decode(d)?,
+            new: Decode::decode(d)?,
+            reason: Decode::decode(d)?,
+        },
+        (24, 3) => Event::Left { gateway: gateway(d)?, reason: Decode::decode(d)? },
+        _ => return Err(DecodeError::Invalid("event")),
+    })
 }

@@ -6,7 +6,9 @@ use super::{
     Activity, Event, Key, Record, State, VerifiedTransaction,
     error::ApplyError,
     map::{SparseMap, value_hash},
-    records::{Gateway, LightNode, SessionRecord, Site, UsedTickets, Voters},
+    records::{
+        Approval, Endorsement, Gateway, LightNode, SessionRecord, Site, UsedTickets, Voters,
+    },
     rules,
     verify::Signer,
 };
@@ -14,7 +16,7 @@ use crate::{
     crypto::PublicKey,
     ids::{Era, Hash, Height, NodeId},
     policy::Policy,
-    transaction::{Author, Body, Transaction},
+    transaction::{Author, Body, Document, Transaction},
     validator_set::{Validator, ValidatorSet},
 };
 
@@ -35,6 +37,9 @@ impl BlockContext {
         self.time_ms / 3_600_000
     }
 }
+
+/// Longest chain of replacements that is followed from one gateway.
+const MAX_REPLACEMENTS: usize = 64;
 
 /// A changed entry, as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,11 +229,16 @@ impl<'a> Execution<'a> {
         }
     }
 
-    pub(super) fn voters(&self) -> &[NodeId] {
+    pub(super) fn voters_record(&self) -> &Voters {
         match self.record(&Key::Voters) {
-            Some(Record::Voters(Voters { nodes, removed: _ })) => nodes,
-            _ => self.base.voters(),
+            Some(Record::Voters(voters)) => voters,
+            _ => self.base.voters_record(),
         }
+    }
+
+    /// The voters, ascending.
+    pub(super) fn voters(&self) -> &[NodeId] {
+        &self.voters_record().nodes
     }
 
     pub(super) fn gateway(&self, node: &NodeId) -> Option<&Gateway> {
@@ -266,8 +276,47 @@ impl<'a> Execution<'a> {
         }
     }
 
-    pub(super) fn vote_key_was_used(&self, key: &PublicKey) -> bool {
-        self.record(&Key::VoteKey(*key)).is_some()
+    /// The gateway that uses or used a vote key.
+    pub(super) fn vote_key_owner(&self, key: &PublicKey) -> Option<NodeId> {
+        match self.record(&Key::VoteKey(*key)) {
+            Some(Record::VoteKey(node)) => Some(*node),
+            _ => None,
+        }
+    }
+
+    pub(super) fn endorsement(&self, ek_digest: &Hash) -> Option<&Endorsement> {
+        match self.record(&Key::Endorsement(*ek_digest)) {
+            Some(Record::Endorsement(endorsement)) => Some(endorsement),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tpm_model(&self, model: &Hash) -> Option<u8> {
+        match self.record(&Key::TpmModel(*model)) {
+            Some(Record::TpmModel(kind)) => Some(*kind),
+            _ => None,
+        }
+    }
+
+    pub(super) fn approval(&self, node: &NodeId) -> Option<&Approval> {
+        match self.record(&Key::Approval(*node)) {
+            Some(Record::Approval(approval)) => Some(approval),
+            _ => None,
+        }
+    }
+
+    pub(super) fn document(&self, hash: &Hash) -> Option<&Document> {
+        match self.record(&Key::Document(*hash)) {
+            Some(Record::Document(document)) => Some(document),
+            _ => None,
+        }
+    }
+
+    /// Who answers for a gateway's past now: itself, or whoever took its place.
+    pub(super) fn successor(&self, node: NodeId) -> NodeId {
+        let next = |node: &NodeId| self.gateway(node)?.replaced_by;
+        // Each step is a recorded replacement; a bound keeps a block from costing more than it may.
+        core::iter::successors(Some(node), next).take(MAX_REPLACEMENTS).last().unwrap_or(node)
     }
 
     /// The gateway that serves a light node: the first of its list that can.

@@ -43,8 +43,8 @@ use crate::{
     ids::{ChainId, Era, Hash, Height, NodeId},
     merkle::{self, Tag},
     policy::Policy,
-    transaction::Author,
-    validator_set::{Validator, ValidatorSet},
+    transaction::{Author, Document},
+    validator_set::{Validator, ValidatorSet, quorum_of},
 };
 use map::{MapProof, SparseMap, value_hash};
 
@@ -256,10 +256,23 @@ impl State {
 
     /// The voters, ascending.
     pub fn voters(&self) -> &[NodeId] {
+        &self.voters_record().nodes
+    }
+
+    /// The voters, and those that a rule took out and the operator has not yet decided on.
+    pub fn voters_record(&self) -> &Voters {
         match self.record(&Key::Voters) {
-            Some(Record::Voters(voters)) => &voters.nodes,
+            Some(Record::Voters(voters)) => voters,
             _ => unreachable!("every state has a voters entry"),
         }
+    }
+
+    /// How many more voters may fail before no block is decided any more: those that are online
+    /// above the quorum.
+    pub fn tolerance(&self) -> usize {
+        let online = |node: &&NodeId| self.gateway(node).is_some_and(|gateway| gateway.online);
+        let online = self.voters().iter().filter(online).count();
+        online.saturating_sub(quorum_of(self.voters().len()))
     }
 
     /// The voters with their keys, and the operator's: what votes on the next block.
@@ -328,6 +341,60 @@ impl State {
             Some(Record::VoteKey(node)) => Some(node),
             _ => None,
         }
+    }
+
+    /// Whether a member's attestation is older than the policy allows.
+    pub fn is_stale(&self, node: &NodeId, time_ms: u64) -> bool {
+        let valid_s = self.policy().attestation_valid_s;
+        self.gateway(node).is_some_and(|known| known.attestation.is_stale(valid_s, time_ms))
+    }
+
+    /// The operator's approval of a newcomer, used and expired ones included.
+    pub fn approval(&self, node: &NodeId) -> Option<&Approval> {
+        match self.record(&Key::Approval(*node)) {
+            Some(Record::Approval(approval)) => Some(approval),
+            _ => None,
+        }
+    }
+
+    /// The gateway in whose TPM an EK is, by SHA-256 of the EK public key.
+    pub fn endorsement(&self, ek_digest: &Hash) -> Option<&Endorsement> {
+        match self.record(&Key::Endorsement(*ek_digest)) {
+            Some(Record::Endorsement(endorsement)) => Some(endorsement),
+            _ => None,
+        }
+    }
+
+    /// All TPMs that are or were here: SHA-256 of the EK public key, and the gateway.
+    pub fn endorsements(&self) -> impl Iterator<Item = (&Hash, &Endorsement)> {
+        let range = Key::Endorsement(Hash::ZERO)..=Key::Endorsement(Hash([0xff; 32]));
+        self.records.range(range).filter_map(|(key, record)| match (key, &**record) {
+            (Key::Endorsement(digest), Record::Endorsement(endorsement)) => {
+                Some((digest, endorsement))
+            }
+            _ => None,
+        })
+    }
+
+    /// The one type of EK that is accepted of a TPM model; `None` when the model is new.
+    pub fn tpm_model(&self, model: &Hash) -> Option<u8> {
+        match self.record(&Key::TpmModel(*model)) {
+            Some(Record::TpmModel(kind)) => Some(*kind),
+            _ => None,
+        }
+    }
+
+    /// A document that a policy names or named, by SHA-256 of its bytes.
+    pub fn document(&self, hash: &Hash) -> Option<&Document> {
+        match self.record(&Key::Document(*hash)) {
+            Some(Record::Document(document)) => Some(document),
+            _ => None,
+        }
+    }
+
+    /// The documents that the current policy names, anchors first.
+    pub fn documents(&self) -> impl Iterator<Item = (&Hash, &Document)> {
+        self.policy().documents().filter_map(|hash| Some((hash, self.document(hash)?)))
     }
 
     /// The gateway that serves a light node: the first of its list that can.

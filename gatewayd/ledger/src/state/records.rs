@@ -108,6 +108,23 @@ pub enum Attestation {
     },
 }
 
+impl Attestation {
+    /// Whether a quorum (for the founder: the second gateway) has appraised its evidence.
+    pub fn is_attested(&self) -> bool {
+        matches!(self, Self::Attested { .. })
+    }
+
+    /// Whether it was attested longer ago than an attestation is valid.
+    pub fn is_stale(&self, valid_s: u32, time_ms: u64) -> bool {
+        match self {
+            Self::Attested { time_ms: since_ms, .. } => {
+                time_ms.saturating_sub(*since_ms) > u64::from(valid_s) * 1_000
+            }
+            Self::Unverified | Self::Unattested => false,
+        }
+    }
+}
+
 impl Encode for Attestation {
     fn encode(&self, encoder: &mut Encoder) {
         match self {

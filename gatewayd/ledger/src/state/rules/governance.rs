@@ -1,17 +1,22 @@
-//! Rules about policy, standing, keys and eras.
+//! Rules about the site as a whole: policy, documents, eras.
 
 use alloc::{vec, vec::Vec};
+use core::ops::RangeInclusive;
 
-use super::super::{
-    ApplyError, Event, Key, Record, Standing,
-    execution::Execution,
-    records::{MAX_RECOVERIES, Recovery, StandingRecord, Voters},
+use super::{
+    super::{
+        ApplyError, Event, Key, Record, Standing,
+        execution::Execution,
+        records::{MAX_RECOVERIES, Recovery, Voters},
+    },
+    keys, membership, standing,
 };
 use crate::{
-    crypto::PublicKey,
-    ids::NodeId,
-    policy::{Policy, STATE_VERSION},
-    transaction::{Body, NodeAct, OperatorRotation, Recover, RotateKey},
+    ids::Height,
+    policy::{NextVersion, Policy, SUPPORTED_VERSIONS},
+    transaction::{
+        Body, Document, DocumentKind, NodeAct, PolicyAct, Recover, Suspend, SuspendCause,
+    },
 };
 
 /// Applies an act of the operator.
@@ -20,23 +25,24 @@ pub(super) fn apply_operator(
     body: &Body,
 ) -> Result<Vec<Event>, ApplyError> {
     match body {
-        Body::Policy(act) => apply_policy(execution, &act.policy),
-        Body::Suspend(body) => {
-            let act = NodeAct { node: body.node, reason: body.reason.clone() };
-            change_standing(execution, &act, Standing::Suspended)
+        Body::Policy(act) => apply_policy(execution, act),
+        Body::Suspend(Suspend { node, reason, cause: SuspendCause::Operator }) => {
+            let act = NodeAct { node: *node, reason: reason.clone() };
+            standing::apply_act(execution, &act, Standing::Suspended)
         }
-        Body::Pardon(act) => change_standing(execution, act, Standing::Active),
-        Body::Revoke(act) => change_standing(execution, act, Standing::Revoked),
-        Body::OperatorRotation(body) => rotate_operator(execution, body),
+        Body::Pardon(act) => standing::apply_act(execution, act, Standing::Active),
+        Body::Revoke(act) => standing::apply_act(execution, act, Standing::Revoked),
+        Body::Replace(body) => membership::apply_replace(execution, body),
+        Body::GatewayApproval(body) => membership::apply_approval(execution, body),
+        Body::OperatorRotation(body) => keys::rotate_operator(execution, body),
         Body::Recover(body) => recover(execution, body),
-        Body::Admit(_)
+        Body::Suspend(_)
+        | Body::Admit(_)
         | Body::Activate(_)
         | Body::Attest(_)
         | Body::Offline(_)
         | Body::Online(_)
         | Body::Leave(_)
-        | Body::Replace(_)
-        | Body::GatewayApproval(_)
         | Body::Batch(_)
         | Body::Session(_)
         | Body::Reserve(_)
@@ -49,112 +55,67 @@ pub(super) fn apply_operator(
     }
 }
 
-fn apply_policy(execution: &mut Execution<'_>, policy: &Policy) -> Result<Vec<Event>, ApplyError> {
-    if policy.state_version != STATE_VERSION {
-        return Err(ApplyError::StateVersion(policy.state_version));
+fn apply_policy(execution: &mut Execution<'_>, act: &PolicyAct) -> Result<Vec<Event>, ApplyError> {
+    let PolicyAct { policy, documents } = act;
+    check_version(execution.policy(), policy, execution.context.height, SUPPORTED_VERSIONS)?;
+    check_documents(execution, policy, documents)?;
+    for document in documents {
+        execution.put(Key::Document(document.hash()), Record::Document(document.clone()));
     }
     execution.put(Key::Policy, Record::Policy(policy.clone()));
     Ok(vec![Event::PolicyChanged])
 }
 
-/// `Suspend`, `Pardon` and `Revoke`, of a gateway or a light node.
-fn change_standing(
-    execution: &mut Execution<'_>,
-    act: &NodeAct,
-    to: Standing,
-) -> Result<Vec<Event>, ApplyError> {
-    let since = execution.context.height;
-    let changed = |from: Standing| -> Result<StandingRecord, ApplyError> {
-        check_step(from, to)?;
-        Ok(StandingRecord { standing: to, since, reason: act.reason.clone() })
-    };
-    let from = if let Some(gateway) = execution.gateway(&act.node) {
-        let mut gateway = gateway.clone();
-        let from = gateway.standing.standing;
-        gateway.standing = changed(from)?;
-        if !to.may_record() {
-            remove_voter(execution, &act.node)?;
-        }
-        execution.put(Key::Gateway(act.node), Record::Gateway(gateway));
-        from
-    } else if let Some(light_node) = execution.light_node(&act.node) {
-        let mut light_node = light_node.clone();
-        let from = light_node.standing.standing;
-        light_node.standing = changed(from)?;
-        execution.put(Key::LightNode(act.node), Record::LightNode(light_node));
-        from
-    } else {
-        return Err(ApplyError::UnknownNode(act.node));
-    };
-    let reason = act.reason.clone();
-    Ok(vec![Event::StandingChanged { node: act.node, from, to, reason }])
-}
-
-fn check_step(from: Standing, to: Standing) -> Result<(), ApplyError> {
-    match (from, to) {
-        (Standing::Revoked, _) => Err(ApplyError::Standing("revoked is for ever")),
-        (Standing::Suspended, Standing::Suspended) => {
-            Err(ApplyError::Standing("suspended already"))
-        }
-        (Standing::Candidate | Standing::Active, Standing::Active) => {
-            Err(ApplyError::Standing("nothing to pardon"))
-        }
-        _ => Ok(()),
+/// The version that is in force stays in force; another begins at a later height, and only one
+/// that this build knows. So a voter with an older build holds the act back until it has been
+/// upgraded, and until the height every build follows the old rules bit for bit.
+fn check_version(
+    current: &Policy,
+    new: &Policy,
+    height: Height,
+    supported: RangeInclusive<u32>,
+) -> Result<(), ApplyError> {
+    let in_force = current.version_at(height);
+    if new.state_version != in_force {
+        return Err(ApplyError::StateVersion(new.state_version));
     }
-}
-
-/// A gateway without rights does not vote; the last voter cannot go.
-fn remove_voter(execution: &mut Execution<'_>, node: &NodeId) -> Result<(), ApplyError> {
-    let left: Vec<NodeId> =
-        execution.voters().iter().filter(|voter| *voter != node).copied().collect();
-    if left.is_empty() {
-        return Err(ApplyError::Standing("the last voter keeps its rights"));
+    let Some(NextVersion { state_version, height: from }) = new.next_version else {
+        return Ok(());
+    };
+    if !supported.contains(&state_version) {
+        return Err(ApplyError::StateVersion(state_version));
     }
-    if left.len() < execution.voters().len() {
-        execution.put(Key::Voters, Record::Voters(Voters::new(left)));
+    if state_version <= in_force || from <= height {
+        return Err(ApplyError::Policy("the next version neither follows nor lies ahead"));
     }
     Ok(())
 }
 
-fn rotate_operator(
-    execution: &mut Execution<'_>,
-    body: &OperatorRotation,
-) -> Result<Vec<Event>, ApplyError> {
-    let mut site = execution.site().clone();
-    if site.operator == body.new_key || is_gateway_key(execution, &body.new_key) {
-        return Err(ApplyError::KeyInUse);
-    }
-    site.operator = body.new_key;
-    execution.put(Key::Site, Record::Site(site));
-    Ok(vec![Event::OperatorRotated])
-}
-
-/// One key, one role: whoever can open a gateway's key must not be the operator by it.
-fn is_gateway_key(execution: &Execution<'_>, key: &PublicKey) -> bool {
-    execution.vote_key_was_used(key) || execution.gateway(&NodeId::of_key(key)).is_some()
-}
-
-pub(super) fn apply_rotate_key(
-    execution: &mut Execution<'_>,
-    author: NodeId,
-    body: &RotateKey,
-) -> Result<Vec<Event>, ApplyError> {
-    set_vote_key(execution, author, body.vote_key)?;
-    Ok(vec![Event::KeyRotated { gateway: author }])
-}
-
-fn set_vote_key(
-    execution: &mut Execution<'_>,
-    node: NodeId,
-    key: PublicKey,
+/// Every document that the policy names is on the ledger or comes along, and no other comes.
+fn check_documents(
+    execution: &Execution<'_>,
+    policy: &Policy,
+    documents: &[Document],
 ) -> Result<(), ApplyError> {
-    if is_gateway_key(execution, &key) || execution.site().operator == key {
-        return Err(ApplyError::KeyInUse);
+    let unnamed = |document: &Document| !policy.documents().any(|hash| *hash == document.hash());
+    if documents.iter().any(unnamed) {
+        return Err(ApplyError::Policy("a document comes along that it does not name"));
     }
-    let mut gateway = super::member(execution, &node)?.clone();
-    gateway.vote_key = key;
-    execution.put(Key::Gateway(node), Record::Gateway(gateway));
-    execution.put(Key::VoteKey(key), Record::VoteKey(node));
+    let anchors = policy.ek_anchors.iter().map(|hash| (hash, DocumentKind::Anchor));
+    let windows = policy.reference_values.iter();
+    let values = windows.map(|each| (&each.document, DocumentKind::ReferenceValues));
+    for (hash, kind) in anchors.chain(values) {
+        let brought = documents.iter().find(|document| document.hash() == *hash);
+        match (execution.document(hash), brought) {
+            (None, None) => {
+                return Err(ApplyError::Policy("a document that it names is not on the ledger"));
+            }
+            (known, brought) if known.into_iter().chain(brought).any(|each| each.kind != kind) => {
+                return Err(ApplyError::Policy("a document is of another kind"));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -175,7 +136,7 @@ fn recover(execution: &mut Execution<'_>, body: &Recover) -> Result<Vec<Event>, 
             return Err(ApplyError::Recovery("a survivor has not the rights of a voter"));
         }
         if let Some(proof) = &survivor.new_vote_key {
-            set_vote_key(execution, survivor.node, proof.vote_key)?;
+            keys::set_vote_key(execution, survivor.node, proof.vote_key)?;
             events.push(Event::KeyRotated { gateway: survivor.node });
         }
     }
@@ -188,4 +149,37 @@ fn recover(execution: &mut Execution<'_>, body: &Recover) -> Result<Vec<Event>, 
     site.recoveries.push(Recovery { era: body.era, height: body.height });
     execution.put(Key::Site, Record::Site(site));
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(state_version: u32, height: u64) -> Option<NextVersion> {
+        Some(NextVersion { state_version, height: Height(height) })
+    }
+
+    #[test]
+    fn a_version_begins_at_its_height_and_only_one_that_the_build_knows() {
+        let one = Policy::default();
+        let with = |next_version| Policy { next_version, ..one.clone() };
+        let check = |current: &Policy, new: &Policy, height, supported| {
+            check_version(current, new, Height(height), supported)
+        };
+        let two = with(next(2, 100));
+        // An older build holds it back, a newer one lets it through.
+        assert_eq!(check(&one, &two, 50, 1..=1), Err(ApplyError::StateVersion(2)));
+        assert_eq!(check(&one, &two, 50, 1..=2), Ok(()));
+        assert_eq!(check(&one, &two, 99, 1..=2), Ok(()));
+        let late = "the next version neither follows nor lies ahead";
+        assert_eq!(check(&one, &two, 100, 1..=2), Err(ApplyError::Policy(late)));
+        assert_eq!(check(&one, &with(next(1, 100)), 50, 1..=2), Err(ApplyError::Policy(late)));
+        // Until its height the old rules hold, from there on the new ones.
+        assert_eq!((two.version_at(Height(99)), two.version_at(Height(100))), (1, 2));
+        assert_eq!(check(&two, &one, 99, 1..=2), Ok(()), "called off in time");
+        assert_eq!(check(&two, &one, 100, 1..=2), Err(ApplyError::StateVersion(1)));
+        let running = Policy { state_version: 2, ..one.clone() };
+        assert_eq!(check(&two, &running, 99, 1..=2), Err(ApplyError::StateVersion(2)));
+        assert_eq!(check(&two, &running, 100, 1..=2), Ok(()));
+    }
 }

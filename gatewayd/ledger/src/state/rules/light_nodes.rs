@@ -184,11 +184,13 @@ pub(super) fn apply_retire(
 ) -> Result<Vec<Event>, ApplyError> {
     let node = body.node;
     let mut light_node = live(execution, &node)?.clone();
-    check_ticket(execution, &body.ticket, &light_node.sponsor)?;
+    // A sponsor that was replaced has a successor, which has its budget too.
+    let sponsor = execution.successor(light_node.sponsor);
+    check_ticket(execution, &body.ticket, &sponsor)?;
     use_ticket(execution, TicketPurpose::Retire, &node, &body.ticket)?;
     light_node.retired =
         Some(Retirement { height: execution.context.height, time_ms: execution.context.time_ms });
-    let sponsor = Author::Node(light_node.sponsor);
+    let sponsor = Author::Node(sponsor);
     let mut activity = execution.activity(&sponsor);
     activity.sponsored = activity.sponsored.saturating_sub(1);
     execution.put(Key::Activity(sponsor), Record::Activity(activity));
@@ -243,7 +245,9 @@ fn assign(
         let fit = if known {
             listed.standing.standing.may_record()
         } else {
-            listed.standing.standing == Standing::Active
+            let valid_s = execution.policy().attestation_valid_s;
+            let stale = listed.attestation.is_stale(valid_s, execution.context.time_ms);
+            listed.standing.standing == Standing::Active && !stale
         };
         if !fit || !listed.full {
             return Err(ApplyError::Assignment("a listed gateway has not the right to serve"));

@@ -1,14 +1,20 @@
 //! One rule for each kind of transaction. Signatures, nonce, era and expiry are checked before.
 
+mod attesting;
 mod governance;
+mod keys;
 mod light_nodes;
+mod liveness;
+mod membership;
 mod readings;
+mod standing;
+mod voters;
 
 use alloc::vec::Vec;
 
 use super::{ApplyError, Event, execution::Execution, records::Gateway};
 use crate::{
-    ids::NodeId,
+    ids::{Era, NodeId},
     transaction::{Author, Authorship, Body, Transaction},
 };
 
@@ -36,22 +42,27 @@ pub(super) fn apply(
         Body::Assign(body) => light_nodes::apply_assign(execution, author, body),
         Body::Tally(body) => readings::apply_tally(execution, author, body),
         Body::Refusal(body) => readings::apply_refusal(execution, author, body),
-        Body::RotateKey(body) => governance::apply_rotate_key(execution, author, body),
-        Body::Admit(_)
-        | Body::Activate(_)
-        | Body::Attest(_)
-        | Body::Offline(_)
-        | Body::Online(_)
-        | Body::Leave(_)
-        | Body::Replace(_)
+        Body::RotateKey(body) => keys::apply_rotate_key(execution, author, body),
+        Body::Admit(body) => membership::apply_admit(execution, body),
+        Body::Attest(body) => attesting::apply_attest(execution, body),
+        Body::Activate(body) => voters::apply_activate(execution, draft.era, body),
+        Body::Offline(body) => liveness::apply_offline(execution, draft.era, body),
+        Body::Online(body) => liveness::apply_online(execution, author, body),
+        Body::Suspend(body) => standing::apply_suspend(execution, body),
+        Body::Leave(body) => standing::apply_leave(execution, author, body),
+        Body::Replace(_)
         | Body::GatewayApproval(_)
         | Body::Policy(_)
-        | Body::Suspend(_)
         | Body::Pardon(_)
         | Body::Revoke(_)
         | Body::Recover(_)
         | Body::OperatorRotation(_) => Err(ApplyError::NoRights),
     }
+}
+
+/// What a quorum signed in an earlier era is void: its voters may be others.
+fn check_era(execution: &Execution<'_>, era: Era) -> Result<(), ApplyError> {
+    if era == execution.site().era { Ok(()) } else { Err(ApplyError::Era(era)) }
 }
 
 /// The half of the authorship table that depends on the state: standing and label.

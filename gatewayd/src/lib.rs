@@ -3,6 +3,7 @@
 //! `run.rs` is the map of the running program. Leaves (`ledger`, `drivers`, `attestation`) do not
 //! know each other; this crate is the only one that knows two of them.
 
+pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod control;

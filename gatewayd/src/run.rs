@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::Settings;
-use crate::control::{Control, DaemonState, PairingStatus};
+use crate::control::{Control, DaemonState, JoinProgress, PairingStatus};
 use crate::dbus::{BusState, Service};
 use crate::identity::Folder;
 use crate::site::{Request, Site};
@@ -39,6 +39,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (status_in, status) = watch::channel(Arc::new(starting));
     let idle = PairingStatus { state: "idle", ..PairingStatus::default() };
     let (pairing_in, pairing) = watch::channel(idle);
+    let (join_in, join) = watch::channel(JoinProgress::default());
     let (running_in, running) = watch::channel(None);
     let (events, _) = broadcast::channel(EVENTS);
     let (requests, inbox) = mpsc::channel(REQUESTS);
@@ -52,6 +53,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         site: requests.clone(),
         status: status.clone(),
         pairing,
+        join,
         events: events.clone(),
     };
     let service = Service {
@@ -66,6 +68,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         requests: inbox,
         status: status_in,
         pairing: pairing_in,
+        join: join_in,
         running: running_in,
         events,
     };
@@ -148,6 +151,7 @@ fn words(status: &crate::control::Status) -> String {
     let state = match status.state {
         DaemonState::Starting => "starting",
         DaemonState::Uninitialised => "no site yet",
+        DaemonState::Joining => "joining a site",
         DaemonState::NoTpm => "TPM does not answer",
         DaemonState::Degraded => "degraded",
         DaemonState::RolledBack => "rolled back",

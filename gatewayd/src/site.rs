@@ -18,7 +18,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::config::Settings;
-use crate::control::{ControlError, DaemonState, Event, InitSite, PairingStatus, Result, Status};
+use crate::control::{
+    ControlError, DaemonState, Event, InitSite, JoinProgress, JoinSite, PairingStatus, Result, Status,
+};
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
@@ -73,6 +75,10 @@ pub struct Running {
 pub enum Request {
     /// Found a site.
     Init(Box<InitSite>, oneshot::Sender<Result<()>>),
+    /// Join a site.
+    Join(Box<JoinSite>, oneshot::Sender<Result<()>>),
+    /// Give up a join that is not done.
+    AbandonJoin(oneshot::Sender<Result<()>>),
     /// A recovery was committed: take the new vote key and start anew.
     Restart,
     /// Proof of life for the watchdog.
@@ -91,6 +97,8 @@ pub struct Site {
     pub status: watch::Sender<Arc<Status>>,
     /// Where the pairing window is shown.
     pub pairing: watch::Sender<PairingStatus>,
+    /// Where a join is shown.
+    pub join: watch::Sender<JoinProgress>,
     /// Where the running parts are shown.
     pub running: watch::Sender<Option<Running>>,
     /// For `monitor`.
@@ -447,9 +455,14 @@ const BROKEN: IdentityError = IdentityError::Invalid("a task of ours broke");
 
 fn refuse(request: Request, why: &str) {
     match request {
-        Request::Init(_, reply) => {
+        Request::Init(_, reply) | Request::Join(_, reply) => {
             // A caller that has gone away is not told.
             let _ = reply.send(Err(ControlError::AlreadyInitialised(why.into())));
+        }
+        Request::AbandonJoin(reply) => {
+            let why = "nothing is being joined";
+            // A caller that has gone away is not told.
+            let _ = reply.send(Err(ControlError::Unavailable(why.into())));
         }
         Request::Alive(reply) => {
             let _ = reply.send(());

@@ -5,6 +5,7 @@
 
 mod acts;
 mod doctor;
+mod joining;
 mod proofs;
 mod record;
 mod types;
@@ -22,6 +23,7 @@ use crate::ingest::leaf;
 use crate::site::{Request, Running};
 use crate::store::BufferReader;
 
+pub use joining::{ClaimInfo, JoinProgress, JoinSite, JoinStep, JoinVerifier};
 pub use types::*;
 
 /// Longest wait for a site to be founded: a TPM makes four keys.
@@ -45,6 +47,8 @@ pub struct Control {
     pub(crate) status: watch::Receiver<Arc<Status>>,
     /// Pairing window.
     pub(crate) pairing: watch::Receiver<PairingStatus>,
+    /// Where a join stands.
+    pub(crate) join: watch::Receiver<JoinProgress>,
     /// Events.
     pub(crate) events: broadcast::Sender<Event>,
 }

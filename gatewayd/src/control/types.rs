@@ -58,6 +58,8 @@ pub enum DaemonState {
     Starting,
     /// No site yet.
     Uninitialised,
+    /// Asks to become a member of a site: see `JoinProgress`.
+    Joining,
     /// A site, but its TPM does not answer: nothing is signed, sensors are buffered.
     NoTpm,
     /// Works, but something named in `reasons` does not.

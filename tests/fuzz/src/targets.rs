@@ -57,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     seeded("anchor", ledger::proof::fuzz_anchor, &[golden!("anchor-code")]),
     of("consensus_message", ledger::consensus::message::fuzz),
     of("consensus_wal", ledger::consensus::wal::fuzz),
+    of("admission", gatewayd::admission::messages::fuzz),
     of("node_id", node_id),
     seeded("config", config, &["packaging/defaults.toml"]),
 ];

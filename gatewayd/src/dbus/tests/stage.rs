@@ -49,6 +49,7 @@ impl Stage {
             site: mpsc::channel(1).0,
             status: statuses,
             pairing,
+            join: watch::channel(Default::default()).1,
             events: events.clone(),
         };
         let (state, held) = watch::channel(BusState::Connecting);

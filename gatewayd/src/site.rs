@@ -19,7 +19,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{
-    ControlError, DaemonState, Event, InitSite, JoinProgress, JoinSite, PairingStatus, Result, Status,
+    ControlError, DaemonState, Event, InitSite, JoinProgress, JoinSite, PairingStatus, Result,
+    Status,
 };
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};

@@ -15,24 +15,16 @@ use ledger::ids::{Hash, Height, NodeId};
 use ledger::proof::Anchor;
 use ledger::transaction::VoteKeyProof;
 
-use codec::wire;
 pub use codec::Bytes;
-pub use parts::{
-    ClaimWords, Label, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words,
-};
-pub use response::{
-    Appraised, Challenge, HeadAnswer, Progress, Refused, Response, Stage, Wait,
-};
+use codec::wire;
+pub use parts::{ClaimWords, Label, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words};
+pub use response::{Appraised, Challenge, HeadAnswer, Progress, Refused, Response, Stage, Wait};
 
-/// Longest event log that is handed over, in bytes.
-pub const MAX_EVENT_LOG: usize = 512 * 1024;
-
-/// Longest part of an IMA list in one message, in bytes; longer lists come in parts, each with a
-/// challenge of its own.
-pub const MAX_IMA_PART: usize = 256 * 1024;
+/// Longest part of a log in one message, in bytes; longer logs come in several.
+pub const MAX_LOG_PART: usize = 256 * 1024;
 
 /// Longest request, in bytes.
-pub const MAX_REQUEST: usize = MAX_EVENT_LOG + MAX_IMA_PART + 64 * 1024;
+pub const MAX_REQUEST: usize = 1024 * 1024;
 
 /// Longest `Admit` that is handed over, in bytes.
 pub const MAX_ADMIT: usize = 64 * 1024;
@@ -83,6 +75,9 @@ pub enum Request {
     Prove(Box<Challenge>),
     /// 12: A document that the policy names → [`Response::Document`].
     Document(Hash),
+    /// 13: A part of a log that is too long for one message, before the `Evidence` whose own part
+    /// is the last → [`Response::Heard`].
+    Log(Box<LogPart>),
 }
 
 /// Who wants to be attested, with everything that is not evidence.
@@ -134,13 +129,26 @@ pub struct EvidenceRequest {
     pub nonce: Hash,
     /// `attestation::Evidence`.
     pub evidence: Bytes<{ Evidence::MAX_LEN }>,
-    /// The firmware's event log, when it was asked for.
-    pub event_log: Option<Bytes<MAX_EVENT_LOG>>,
-    /// The IMA list from the offset that was asked for, when it was.
-    pub ima: Option<Bytes<MAX_IMA_PART>>,
+    /// The firmware's event log, when it was asked for: what follows the parts sent before.
+    pub event_log: Option<Bytes<MAX_LOG_PART>>,
+    /// The IMA list from the offset that was asked for, likewise.
+    pub ima: Option<Bytes<MAX_LOG_PART>>,
 }
 
 wire!(EvidenceRequest, "evidence", MAX_REQUEST, [nonce, evidence, event_log, ima]);
+
+/// The next part of a log, in order. The verifier puts the parts of one challenge together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPart {
+    /// Nonce of the challenge.
+    pub nonce: Hash,
+    /// Whether it is of the IMA list; else of the event log.
+    pub ima: bool,
+    /// The bytes.
+    pub bytes: Bytes<MAX_LOG_PART>,
+}
+
+wire!(LogPart, "log part", MAX_LOG_PART + 64, [nonce, ima, bytes]);
 
 /// A newcomer's signature over the tip: `ledger`'s `ready_digest`, by its vote key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +217,7 @@ pub struct Bound<'a> {
     pub vote_key: &'a PublicKey,
     /// The label that it asks for.
     pub label: Label,
-    /// The event log that goes with the answer.
+    /// The whole event log that goes with the answer.
     pub event_log: Option<&'a [u8]>,
     /// The part of the IMA list that goes with it.
     pub ima: Option<&'a [u8]>,
@@ -233,6 +241,7 @@ impl Encode for Request {
             Self::Introduce => encoder.uint(10).null(),
             Self::Prove(challenge) => encoder.uint(11).value(&**challenge),
             Self::Document(hash) => encoder.uint(12).value(hash),
+            Self::Log(part) => encoder.uint(13).value(&**part),
         };
     }
 }
@@ -259,6 +268,7 @@ impl Decode for Request {
             10 => codec::nothing(decoder, Self::Introduce)?,
             11 => Self::Prove(Box::new(Challenge::decode(decoder)?)),
             12 => Self::Document(Hash::decode(decoder)?),
+            13 => Self::Log(Box::new(LogPart::decode(decoder)?)),
             _ => return Err(DecodeError::Invalid("request number")),
         })
     }

@@ -12,4 +12,7 @@
 //!
 //! The newcomer dials; every voter makes its own challenge. Nothing of the ledger's rules is here.
 
+pub mod attester;
+pub mod logs;
+mod measure;
 pub mod messages;

@@ -8,9 +8,7 @@ use ledger::ids::{Hash, Height, NodeId};
 use ledger::proof::MAX_PROOF;
 
 use super::codec::{Bytes, wire};
-use super::parts::{
-    ClaimWords, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words, profile,
-};
+use super::parts::{ClaimWords, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words, profile};
 use super::{EvidenceRequest, Introduction, MAX_DOCUMENT, MAX_REQUEST, MAX_SNAPSHOT_PART};
 
 /// Longest genesis record, in bytes.

@@ -81,6 +81,7 @@ fn requests() -> Vec<Request> {
         Request::Introduce,
         Request::Prove(challenge()),
         Request::Document(hash),
+        Request::Log(Box::new(LogPart { nonce: hash, ima: true, bytes: bytes(2, 40) })),
     ]
 }
 
@@ -147,7 +148,7 @@ fn numbers_are_all_different_and_none_is_left_out() {
         numbers
     };
     let sent = numbers(&mut requests().iter().map(Encode::to_bytes));
-    assert_eq!(sent, (1..=12).collect::<Vec<_>>());
+    assert_eq!(sent, (1..=13).collect::<Vec<_>>());
     let answered = numbers(&mut responses().iter().map(Encode::to_bytes));
     assert_eq!(answered, (1..=13).collect::<Vec<_>>());
 }
@@ -156,7 +157,8 @@ fn numbers_are_all_different_and_none_is_left_out() {
 fn what_is_too_long_or_out_of_order_is_refused() {
     assert!(Bytes::<4>::new(vec![0; 5]).is_err());
     let mut long = evidence();
-    long.event_log = Some(Bytes::new(vec![0; MAX_EVENT_LOG]).unwrap());
+    long.event_log = Some(Bytes::new(vec![0; MAX_LOG_PART]).unwrap());
+    long.ima = long.event_log.clone();
     let request = Request::Evidence(long).to_bytes();
     assert!(request.len() < MAX_REQUEST);
     assert!(Request::from_bytes(&request).is_ok());

@@ -5,6 +5,7 @@ use ledger::crypto::PublicKey;
 
 use super::codec::wire;
 pub use ledger::policy::Profile;
+pub use ledger::transaction::Label;
 
 /// A reason or a state, in a sentence.
 pub type Words = Text<400>;
@@ -14,17 +15,6 @@ pub const MAX_CLAIMS: usize = 16;
 
 /// Most addresses of one member.
 const MAX_ADDRESSES: usize = 4;
-
-/// What a gateway does on the site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Label {
-    /// Full node: keeps the ledger.
-    pub full: bool,
-    /// Coordination node: takes joins and assigns.
-    pub coordinator: bool,
-}
-
-wire!(Label, "label", 3, [full, coordinator]);
 
 /// One verdict with its reason; numbers of `attestation::ClaimKind` and `attestation::Status`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ledger::crypto::SigningKey;
+use ledger::header::Header;
 use ledger::host::Host;
 use ledger::ids::{ChainId, Era, Hash, NodeId};
 use ledger::node::Node;
@@ -50,6 +51,8 @@ pub struct Here<'a> {
     pub time_ms: u64,
     /// This gateway's vote key.
     pub key: &'a SigningKey,
+    /// Newest block.
+    pub tip: &'a Header,
 }
 
 /// What is to be recorded, or asked.
@@ -58,6 +61,7 @@ enum Command {
     OpenSession { node: NodeBytes, epoch: u32, digest: [u8; 32] },
     Submit { transaction: Box<Transaction>, reply: oneshot::Sender<Result<Done>> },
     View(Box<dyn FnOnce(&Node) + Send>),
+    WithKey(Box<dyn FnOnce(Result<Here<'_>>) + Send>),
 }
 
 /// A committed transaction.
@@ -212,6 +216,25 @@ impl Handle {
         self.send(Command::View(Box::new(run))).await?;
         let waited = tokio::time::timeout(COMMIT_TIMEOUT, answer).await;
         waited.map_err(|_| not_running())?.map_err(|_| not_running())
+    }
+
+    /// Does something with the vote key on the ledger's thread, against the state of that instant:
+    /// what is signed so is right when it is signed.
+    ///
+    /// # Errors
+    /// As [`Handle::view`]; this gateway has no vote key now.
+    pub async fn with_key<R: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Here<'_>) -> R + Send + 'static,
+    ) -> Result<R> {
+        let (reply, answer) = oneshot::channel();
+        let run = move |here: Result<Here<'_>>| {
+            // A caller that has gone away wants no answer.
+            let _ = reply.send(here.map(|here| act(&here)));
+        };
+        self.send(Command::WithKey(Box::new(run))).await?;
+        let waited = tokio::time::timeout(COMMIT_TIMEOUT, answer).await;
+        waited.map_err(|_| not_running())?.map_err(|_| not_running())?
     }
 
     async fn wait(

@@ -184,6 +184,10 @@ impl Owner {
                 look(self.host.node());
                 Ok(())
             }
+            Command::WithKey(act) => {
+                act(self.here());
+                Ok(())
+            }
         }
     }
 
@@ -271,6 +275,7 @@ impl Owner {
             era: self.state().era(),
             time_ms: self.node().site_time_ms(now()),
             key,
+            tip: self.node().tip(),
         })
     }
 

@@ -68,6 +68,8 @@ pub struct Running {
     pub ingest: ingest::Handle,
     /// The sensors' task.
     pub sensors: sensors::Handle,
+    /// What this gateway does for newcomers and other members.
+    pub admission: crate::admission::member::Handle,
     /// Storage key at work.
     pub vault: Arc<Vault>,
 }
@@ -380,6 +382,8 @@ impl Site {
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
         let parts = self.open(genesis.chain_id(), gateway, vote, Arc::clone(&vault))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
+        // Its task is started with the connections to other gateways.
+        let (admission, _asks) = crate::admission::member::channel();
         let running = Running {
             genesis,
             gateway,
@@ -390,6 +394,7 @@ impl Site {
             ledger,
             ingest,
             sensors,
+            admission,
             vault,
         };
         Ok(Started { running, threads, stopped })

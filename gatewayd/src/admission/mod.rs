@@ -13,6 +13,12 @@
 //! The newcomer dials; every voter makes its own challenge. Nothing of the ledger's rules is here.
 
 pub mod attester;
+pub mod endorsing;
+pub mod founder;
 pub mod logs;
 mod measure;
+pub mod member;
+pub mod membership;
 pub mod messages;
+pub mod renewal;
+pub mod verifier;

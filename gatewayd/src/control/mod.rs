@@ -4,6 +4,7 @@
 //! It holds senders and snapshots only; it must not hold state of its own, and must not know D-Bus.
 
 mod acts;
+mod admissions;
 mod doctor;
 mod joining;
 mod proofs;
@@ -23,7 +24,9 @@ use crate::ingest::leaf;
 use crate::site::{Request, Running};
 use crate::store::BufferReader;
 
+pub use admissions::{AdmissionInfo, AppraisalInfo, AttestationInfo};
 pub use joining::{ClaimInfo, JoinProgress, JoinSite, JoinStep, JoinVerifier};
+pub(crate) use proofs::identity_proof;
 pub use types::*;
 
 /// Longest wait for a site to be founded: a TPM makes four keys.

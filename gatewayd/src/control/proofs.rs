@@ -1,6 +1,7 @@
 //! Proof files: the ledger's half from a snapshot of the store and the state, the reading's half
 //! from the buffer.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ledger::batch::LeafPath;
@@ -15,6 +16,7 @@ use ledger::validator_set::ValidatorSet;
 
 use super::{Control, ControlError, ReadingSelector, Result, blocking, storage};
 use crate::ingest::leaf;
+use crate::ledger_task;
 use crate::site::Running;
 use crate::store::{BatchState, BufferReader, NodeBytes, StoredBatch};
 
@@ -49,7 +51,7 @@ impl Control {
         let held = held(reading.anchor.as_deref())?;
         let wanted = vec![Key::Gateway(gateway), Key::LightNode(NodeId(node))];
         for _ in 0..ATTEMPTS {
-            let (height, states) = states(&parts, wanted.clone()).await?;
+            let (height, states) = states(&parts.ledger, wanted.clone()).await?;
             let found = self.read(move |reader| {
                 let found = reader.batch_inclusion(&gateway, sequence).map_err(storage)?;
                 let Some(found) = found.filter(|found| found.tip.height == height) else {
@@ -75,28 +77,7 @@ impl Control {
         let parts = self.parts()?;
         let (_, node) =
             NodeId::parse(id).map_err(|error| ControlError::InvalidArgument(error.to_string()))?;
-        let wanted = vec![Key::Gateway(node), Key::LightNode(node)];
-        for _ in 0..ATTEMPTS {
-            let (height, states) = states(&parts, wanted.clone()).await?;
-            let found = self.read(move |reader| {
-                let tip = reader.tip().map_err(storage)?;
-                let certificate = reader.certificate(tip.height).map_err(storage)?;
-                match certificate.filter(|_| tip.height == height) {
-                    Some(certificate) => Ok(Some(target(reader, tip, certificate.signers, None)?)),
-                    None => Ok(None),
-                }
-            });
-            if let Some(target) = found.await? {
-                let proof = Proof { subject: Subject::Identity(node), target, states };
-                return Ok(proof.to_bytes());
-            }
-            // Genesis has no certificate; the first block comes with the first transaction, or
-            // with the heartbeat.
-            if height == Height::GENESIS {
-                return Err(ControlError::Busy("there is no block yet; try in a minute".into()));
-            }
-        }
-        Err(ControlError::Busy("the record moves on too fast; try again".into()))
+        identity_proof(&parts.ledger, &self.settings.data_dir, node, &[], None).await
     }
 
     /// The committed batch that holds the reading; waits for it.
@@ -154,6 +135,44 @@ impl Control {
     }
 }
 
+/// Proof that an ID is on the record with this standing, or that it is not; with more entries of
+/// the state beside it, and from an older header that the verifier holds.
+///
+/// # Errors
+/// The header is not of this record; there is no block yet.
+pub(crate) async fn identity_proof(
+    ledger: &ledger_task::Handle,
+    data_dir: &Path,
+    node: NodeId,
+    more: &[Key],
+    held: Option<Anchor>,
+) -> Result<Vec<u8>> {
+    let mut wanted = vec![Key::Gateway(node), Key::LightNode(node)];
+    wanted.extend(more);
+    for _ in 0..ATTEMPTS {
+        let (height, states) = states(ledger, wanted.clone()).await?;
+        let dir = data_dir.to_owned();
+        let found = blocking(move || {
+            let reader = Reader::open(&dir).map_err(storage)?;
+            let tip = reader.tip().map_err(storage)?;
+            let certificate = reader.certificate(tip.height).map_err(storage)?;
+            match certificate.filter(|_| tip.height == height) {
+                Some(certificate) => Ok(Some(target(&reader, tip, certificate.signers, held)?)),
+                None => Ok(None),
+            }
+        });
+        if let Some(target) = found.await? {
+            return Ok(Proof { subject: Subject::Identity(node), target, states }.to_bytes());
+        }
+        // Genesis has no certificate; the first block comes with the first transaction, or
+        // with the heartbeat.
+        if height == Height::GENESIS {
+            return Err(ControlError::Busy("there is no block yet; try in a minute".into()));
+        }
+    }
+    Err(ControlError::Busy("the record moves on too fast; try again".into()))
+}
+
 fn leaf_path(
     parts: &Running,
     batch: &StoredBatch,
@@ -178,8 +197,11 @@ fn subject(kept: LeafPath, found: BatchInclusion) -> Subject {
 }
 
 /// State entries as of the newest block, with its height.
-async fn states(parts: &Running, mut wanted: Vec<Key>) -> Result<(Height, Vec<StateProof>)> {
-    let proved = parts.ledger.with_node(move |node| {
+async fn states(
+    ledger: &ledger_task::Handle,
+    mut wanted: Vec<Key>,
+) -> Result<(Height, Vec<StateProof>)> {
+    let proved = ledger.with_node(move |node| {
         let state = node.state();
         if state.era() > Era(0) {
             wanted.push(Key::Site);

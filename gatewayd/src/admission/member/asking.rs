@@ -1,0 +1,162 @@
+//! Asking other members, and answering as an attester.
+
+use std::time::Duration;
+
+use ledger::codec::{Decode, Encode};
+use ledger::ids::NodeId;
+use ledger::transaction::QuorumSignature;
+use tokio::sync::oneshot;
+
+use super::serving::{Reply, denied, refused, send};
+use super::{Member, Shared, now};
+use crate::admission::messages::{Challenge, Endorse, Request, Response};
+use crate::control::{ControlError, Result};
+use crate::peers::{Incoming, Session};
+use crate::vault;
+
+/// Longest wait for a signature of another voter.
+const ENDORSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for a challenge or a verdict.
+pub(super) const ATTEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Member {
+    /// Shows this gateway's keys to who is going to attest it.
+    pub(super) async fn introduce(&mut self, session: &Session, reply: Reply) -> Result<()> {
+        let own = self.shared.gateway;
+        let view = move |node: &ledger::node::Node| {
+            let attestation = node.state().gateway(&own).map(|own| own.attestation);
+            (attestation, node.tip().height)
+        };
+        let (attestation, tip) = self.shared.ledger.with_node(view).await?;
+        let (Some(attestation), Some(attester)) = (attestation, &self.shared.attester) else {
+            send(reply, &refused("this gateway cannot prove itself now"));
+            return Ok(());
+        };
+        let shown = self.shown.show(now().mono_ms, session, &attestation);
+        let response = match shown.map(|()| attester.introduce(tip)) {
+            Ok(Ok(introduction)) => Response::Introduction(Box::new(introduction)),
+            Ok(Err(error)) => refused(&error.to_string()),
+            Err(denial) => denied(&denial),
+        };
+        send(reply, &response);
+        Ok(())
+    }
+
+    /// Answers a challenge to this gateway.
+    pub(super) fn prove(&mut self, session: &Session, challenge: Challenge, reply: Reply) {
+        if let Err(denial) = self.shown.prove(now().mono_ms, session) {
+            return send(reply, &denied(&denial));
+        }
+        let exporter = session.exporter;
+        self.beside(reply, move |shared| async move {
+            let none = || ControlError::Unavailable("this gateway cannot prove itself now".into());
+            let attester = shared.attester.as_deref().ok_or_else(none)?;
+            let tpm = |error: crate::admission::attester::AttesterError| {
+                ControlError::Tpm(error.to_string())
+            };
+            let answer = attester.answer(&challenge, &exporter).await.map_err(tpm)?;
+            // Long logs come in several requests, and this is one answer.
+            if !answer.parts.is_empty() {
+                return Ok(refused("the measurement logs do not fit one answer"));
+            }
+            Ok(Response::Evidence(Box::new(answer.evidence)))
+        });
+    }
+}
+
+/// A conversation with one gateway, this one included: answers must be of one session.
+pub(super) struct Conversation {
+    shared: Shared,
+    with: NodeId,
+    /// Of the session that answered first; of this gateway with itself it is made up.
+    exporter: Option<[u8; 32]>,
+}
+
+impl Conversation {
+    pub(super) fn new(shared: Shared, with: NodeId) -> Self {
+        Self { shared, with, exporter: None }
+    }
+
+    /// The exporter of the session that answered.
+    pub(super) fn exporter(&self) -> Result<[u8; 32]> {
+        let none = || ControlError::Internal("there was no answer yet".into());
+        self.exporter.ok_or_else(none)
+    }
+
+    /// Asks.
+    pub(super) async fn ask(&mut self, request: &Request, limit: Duration) -> Result<Response> {
+        let (bytes, exporter) = if self.with == self.shared.gateway {
+            self.ask_oneself(request.to_bytes(), limit).await?
+        } else {
+            let unavailable =
+                |error: crate::peers::RequestError| ControlError::Unavailable(error.to_string());
+            let asked = self.shared.peers.request(self.with, request.to_bytes(), limit);
+            let answer = asked.await.map_err(unavailable)?;
+            (answer.bytes, answer.session.exporter)
+        };
+        if *self.exporter.get_or_insert(exporter) != exporter {
+            return Err(ControlError::Unavailable("the connection was made anew".into()));
+        }
+        let malformed = |_| ControlError::Unavailable("the answer is malformed".into());
+        Response::from_bytes(&bytes).map_err(malformed)
+    }
+
+    async fn ask_oneself(&self, bytes: Vec<u8>, limit: Duration) -> Result<(Vec<u8>, [u8; 32])> {
+        let none = || ControlError::Unavailable("this gateway is stopping".into());
+        let random = |_| ControlError::Internal("the system gives no random bytes".into());
+        let exporter = match self.exporter {
+            Some(exporter) => exporter,
+            None => vault::random().map_err(random)?,
+        };
+        let session = Session {
+            node: self.shared.gateway,
+            identity: self.shared.identity.ok_or_else(none)?,
+            exporter,
+            member: true,
+            remote: ([127, 0, 0, 1], 0).into(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.shared.own.send(Incoming { session, bytes, reply }).await.map_err(|_| none())?;
+        let late = |_| ControlError::Timeout("this gateway does not answer itself".into());
+        let bytes = tokio::time::timeout(limit, answer).await.map_err(late)?;
+        Ok((bytes.map_err(|_| none())?, exporter))
+    }
+}
+
+/// Asks voters to sign the same, all at once; those that do not answer or say no are left out. The
+/// signatures are not checked here: the ledger does, and says whose is wrong.
+pub(super) async fn collect(
+    shared: &Shared,
+    voters: &[NodeId],
+    asked: &Endorse,
+) -> Vec<QuorumSignature> {
+    let request = Request::Endorse(asked.clone());
+    let mut asking = tokio::task::JoinSet::new();
+    for voter in voters.iter().filter(|voter| **voter != shared.gateway) {
+        let mut conversation = Conversation::new(shared.clone(), *voter);
+        let (request, voter) = (request.clone(), *voter);
+        asking.spawn(async move {
+            match conversation.ask(&request, ENDORSE_TIMEOUT).await {
+                Ok(Response::Endorsed { voter: signer, signature }) if signer == voter => {
+                    Some(QuorumSignature { voter, signature })
+                }
+                Ok(other) => {
+                    let voter = voter.to_gateway_string();
+                    tracing::debug!(voter, ?other, "does not sign");
+                    None
+                }
+                Err(error) => {
+                    let voter = voter.to_gateway_string();
+                    tracing::debug!(voter, %error, "does not answer");
+                    None
+                }
+            }
+        });
+    }
+    let mut signed = Vec::new();
+    while let Some(answer) = asking.join_next().await {
+        signed.extend(answer.ok().flatten());
+    }
+    signed
+}

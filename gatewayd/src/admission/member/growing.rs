@@ -1,0 +1,206 @@
+//! Carries out what `membership` plans: signs blocks while this gateway has no vote, and as the
+//! lowest connected voter collects what `Activate` takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ledger::ids::{Hash, Height, NodeId};
+use ledger::policy::Policy;
+use ledger::store::Reader;
+use ledger::transaction::{Activate, Body, ready_digest};
+
+use super::asking::{ATTEST_TIMEOUT, Conversation, collect};
+use super::serving::{Reply, denied, failed, send};
+use super::{Member, Shared};
+use crate::admission::endorsing::{Activation, sign_activation};
+use crate::admission::membership::{Plan, collector, heard, is_candidate, ready_height, wanted};
+use crate::admission::messages::{Endorse, Ready, Request, Response};
+use crate::admission::verifier::Denial;
+use crate::clock;
+use crate::control::{ControlError, Result};
+use crate::peers::Session;
+
+/// A signed block is said again after this long: who collects may have changed.
+const READY_AGAIN_MS: u64 = 10_000;
+
+/// A collection that led to nothing is tried again after this long.
+const COLLECT_AGAIN_MS: u64 = 3_000;
+
+/// Voters that are told that this gateway is ready; the lowest connected one collects.
+const READY_TO: usize = 4;
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Growing {
+    /// The block that was signed last, and when (boot time).
+    said: Option<(Height, Hash, u64)>,
+    collecting: Arc<AtomicBool>,
+    collected_ms: u64,
+}
+
+/// The ledger's word on who votes.
+struct Votes {
+    voters: Vec<NodeId>,
+    candidates: Vec<NodeId>,
+    policy: Policy,
+    tip: Height,
+}
+
+impl Member {
+    /// Looks whether this gateway is to say that it is ready, or to collect.
+    pub(super) async fn grow(&mut self) -> Result<()> {
+        let votes = self.shared.ledger.with_node(|node| {
+            let state = node.state();
+            let fit = |id: &NodeId| is_candidate(state, id);
+            Votes {
+                voters: state.voters().to_vec(),
+                candidates: state.gateways().map(|(id, _)| *id).filter(fit).collect(),
+                policy: state.policy().clone(),
+                tip: node.tip().height,
+            }
+        });
+        let votes = votes.await?;
+        let own = self.shared.gateway;
+        let fit = |id: &NodeId| votes.candidates.contains(id);
+        self.readiness.forget(votes.tip, fit);
+        let connected: Vec<_> = self.shared.peers.peers().borrow().iter().map(|p| p.node).collect();
+        if fit(&own) {
+            return self.say_ready(&votes, &connected).await;
+        }
+        if collector(&votes.voters, &own, &connected) == Some(own) {
+            self.plan(&votes);
+        }
+        Ok(())
+    }
+
+    async fn say_ready(&mut self, votes: &Votes, connected: &[NodeId]) -> Result<()> {
+        let height = ready_height(votes.tip);
+        let Some(hash) = header_hash(&self.shared, height).await? else { return Ok(()) };
+        let now_ms = clock::boot_ms();
+        let said = self.growing.said.is_some_and(|(at, which, when)| {
+            (at, which) == (height, hash) && now_ms.saturating_sub(when) < READY_AGAIN_MS
+        });
+        if said || height > votes.tip {
+            return Ok(());
+        }
+        let sign = move |here: &crate::ledger_task::Here<'_>| {
+            here.key.sign_digest(&ready_digest(&here.chain_id, here.era, height, &hash))
+        };
+        let signature = self.shared.ledger.with_key(sign).await?;
+        self.growing.said = Some((height, hash, now_ms));
+        let request = Request::Ready(Ready { height, hash, signature });
+        for voter in votes.voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
+            let mut conversation = Conversation::new(self.shared.clone(), *voter);
+            let request = request.clone();
+            tokio::spawn(async move {
+                if let Err(error) = conversation.ask(&request, ATTEST_TIMEOUT).await {
+                    tracing::debug!(%error, "a voter does not hear that this gateway is ready");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes that a member is ready.
+    pub(super) fn ready(&mut self, session: &Session, ready: Ready, reply: Reply) {
+        if session.member {
+            self.readiness.note(session.node, ready);
+            send(reply, &Response::Heard);
+        } else {
+            send(reply, &denied(&Denial::NotAMember));
+        }
+    }
+
+    fn heard_long_enough(&self, policy: &Policy) -> Vec<NodeId> {
+        let (now_ms, peers) = (clock::boot_ms(), self.shared.peers.peers());
+        let (for_ms, silence_ms) = (policy.activation_after_ms, policy.offline_after_ms);
+        let long = |peer: &&crate::peers::PeerStatus| {
+            heard(peer, now_ms, for_ms.into(), silence_ms.into())
+        };
+        peers.borrow().iter().filter(long).map(|peer| peer.node).collect()
+    }
+
+    fn plan(&mut self, votes: &Votes) {
+        let heard = self.heard_long_enough(&votes.policy);
+        let wanted = wanted(votes.policy.voters, votes.voters.len());
+        let Some(plan) = self.readiness.plan(&heard, wanted) else { return };
+        let now_ms = clock::boot_ms();
+        let soon = now_ms.saturating_sub(self.growing.collected_ms) < COLLECT_AGAIN_MS;
+        if soon || self.growing.collecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.growing.collected_ms = now_ms;
+        let (shared, done) = (self.shared.clone(), Arc::clone(&self.growing.collecting));
+        let voters = votes.voters.clone();
+        tokio::spawn(async move {
+            match activate(&shared, &voters, plan).await {
+                Ok(height) => tracing::info!(height, "the site has more voters"),
+                Err(error) => tracing::info!(%error, "no more voters yet"),
+            }
+            done.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// Signs as one of the quorum that these gateways were heard for long enough.
+    pub(super) async fn sign_activation(
+        &mut self,
+        height: Height,
+        hash: Hash,
+        nodes: Vec<NodeId>,
+    ) -> Response {
+        let policy = self.shared.ledger.view(|state| state.policy().clone()).await;
+        let policy = match policy {
+            Ok(policy) => policy,
+            Err(error) => return failed(&error),
+        };
+        let heard = self.heard_long_enough(&policy);
+        if !nodes.iter().all(|node| heard.contains(node)) {
+            return denied(&Denial::NotThereYet);
+        }
+        match sign_own(&self.shared, Activation { height, hash, nodes }).await {
+            Ok(signed) => Response::Endorsed { voter: signed.voter, signature: signed.signature },
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+async fn sign_own(
+    shared: &Shared,
+    asked: Activation,
+) -> Result<ledger::transaction::QuorumSignature> {
+    if header_hash(shared, asked.height).await? != Some(asked.hash) {
+        return Err(ControlError::Refused("that block is not of this record".into()));
+    }
+    let signed = shared.ledger.with_key(move |here| sign_activation(here, &asked)).await?;
+    signed.map_err(|denial| ControlError::Refused(denial.to_string()))
+}
+
+/// Collects the quorum and submits.
+async fn activate(shared: &Shared, voters: &[NodeId], plan: Plan) -> Result<u64> {
+    let Plan { asked, nodes } = plan;
+    let Activation { height, hash, nodes: ids } = asked.clone();
+    let own = sign_own(shared, asked).await?;
+    let endorse = Endorse::Activate { height, hash, nodes: ids };
+    let mut quorum = collect(shared, voters, &endorse).await;
+    quorum.push(own);
+    quorum.sort_by_key(|signed| signed.voter);
+    let needed = voters.len() * 2 / 3 + 1;
+    if quorum.len() < needed {
+        let what = format!("{} of {needed} voters have heard them", quorum.len());
+        return Err(ControlError::Unavailable(what));
+    }
+    let body = Body::Activate(Activate { height, hash, nodes, quorum });
+    Ok(shared.ledger.propose(move |_| Ok(body)).await?.height)
+}
+
+/// Hash of this record's header at a height.
+async fn header_hash(shared: &Shared, height: Height) -> Result<Option<Hash>> {
+    let dir = std::sync::Arc::clone(&shared.data_dir);
+    let read = move || {
+        let header = Reader::open(&dir).and_then(|reader| reader.header(height));
+        let storage = |error: ledger::store::StoreError| ControlError::Storage(error.to_string());
+        Ok(header.map_err(storage)?.map(|header| header.hash()))
+    };
+    let broke = |error: tokio::task::JoinError| ControlError::Internal(error.to_string());
+    tokio::task::spawn_blocking(read).await.map_err(broke)?
+}

@@ -1,0 +1,263 @@
+//! What a member does for newcomers and for the other members: one task that owns the verifier's
+//! state, answers requests, and drives renewal and the growth of the voters.
+//!
+//! ```text
+//! peers ── Incoming ──> serving ──> Verifier::step ──> Effects ──> answer │ ledger (sign, record)
+//!                          │
+//! every second ──> growing (Ready, Activate) · renewing (Attest) · failing (Suspend)
+//! ```
+//!
+//! Requests come from strangers: what takes long runs beside the task, a few at a time, and a full
+//! queue is answered *busy* by the transport.
+
+mod asking;
+mod failing;
+mod growing;
+mod renewing;
+mod serving;
+mod showing;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::tpm::{IdentityInfo, Tpm};
+use ledger::codec::Encode;
+use ledger::crypto::{PublicKey, SigningKey};
+use ledger::genesis::Genesis;
+use ledger::ids::NodeId;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+
+use super::attester::Attester;
+use super::founder::Shown;
+use super::logs::MachineLogs;
+use super::membership::Readiness;
+use super::messages::Label;
+use super::verifier::{Now, Trust, Verifier};
+use crate::clock;
+use crate::control::{AdmissionInfo, AttestationInfo, CommittedInfo, ControlError, Event, Result};
+use crate::ledger_task;
+use crate::peers::{self, Incoming};
+
+/// How often the task looks at what is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Questions of management that may wait.
+const ASKS: usize = 16;
+
+/// Requests of this gateway to itself that may wait: one renewal makes two.
+const OWN: usize = 4;
+
+/// Long jobs for others at a time: proofs from the store, transactions, evidence of the TPM.
+const JOBS: usize = 8;
+
+/// Longest wait for an answer of management's; a renewal takes some seconds.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the task is started with.
+pub struct Parts {
+    /// The site's genesis record.
+    pub genesis: Arc<Genesis>,
+    /// This gateway.
+    pub gateway: NodeId,
+    /// Public side of its identity.
+    pub identity: Arc<IdentityInfo>,
+    /// The TPM, for evidence about this gateway.
+    pub tpm: Tpm,
+    /// The vote key; none: nothing is endorsed or renewed, newcomers are shown the way alone.
+    pub vote_key: Option<SigningKey>,
+    /// Where this machine's measurement logs are.
+    pub logs: MachineLogs,
+    /// The ledger's thread.
+    pub ledger: ledger_task::Handle,
+    /// Connections to other members.
+    pub peers: peers::Handle,
+    /// Requests of members and guests.
+    pub incoming: mpsc::Receiver<Incoming>,
+    /// Data folder: proofs are made from the store.
+    pub data_dir: PathBuf,
+    /// For `monitor`.
+    pub events: broadcast::Sender<Event>,
+}
+
+/// Handle of the task.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Ask>);
+
+/// What management asks.
+enum Ask {
+    Pending(oneshot::Sender<Result<Vec<AdmissionInfo>>>),
+    Attestation(NodeId, oneshot::Sender<Result<AttestationInfo>>),
+    Renew(oneshot::Sender<Result<CommittedInfo>>),
+}
+
+impl Handle {
+    /// Newcomers that are no members yet.
+    ///
+    /// # Errors
+    /// The ledger is not running.
+    pub async fn pending(&self) -> Result<Vec<AdmissionInfo>> {
+        self.ask(Ask::Pending).await
+    }
+
+    /// How a member stands with its attestation.
+    ///
+    /// # Errors
+    /// No such member.
+    pub async fn attestation_of(&self, node: NodeId) -> Result<AttestationInfo> {
+        self.ask(|reply| Ask::Attestation(node, reply)).await
+    }
+
+    /// Renews this gateway's attestation now.
+    ///
+    /// # Errors
+    /// What stands against it, in words.
+    pub async fn renew(&self) -> Result<CommittedInfo> {
+        self.ask(Ask::Renew).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask) -> Result<T> {
+        let gone = || ControlError::Unavailable("this gateway is stopping".into());
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).await.map_err(|_| gone())?;
+        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|_| gone())?,
+            Err(_) => Err(ControlError::Timeout("no answer within 60 s".into())),
+        }
+    }
+}
+
+/// What the task holds of the channel; made before the task, since connections come later.
+pub struct Asks(mpsc::Receiver<Ask>);
+
+/// Handle, and what the task is started with. Until it runs, questions wait.
+pub fn channel() -> (Handle, Asks) {
+    let (sender, asks) = mpsc::channel(ASKS);
+    (Handle(sender), Asks(asks))
+}
+
+/// Starts the task. It ends when its handles are gone.
+pub fn start(asks: Asks, parts: Parts) {
+    tokio::spawn(async move {
+        let (own_in, own) = mpsc::channel(OWN);
+        let attester = attester(&parts).await.map(Arc::new);
+        let shared = Shared {
+            genesis: parts.genesis.to_bytes().into(),
+            gateway: parts.gateway,
+            // It was opened, so it is a point of the curve.
+            identity: crate::identity::identity_key(&parts.identity).ok(),
+            attester,
+            ledger: parts.ledger,
+            peers: parts.peers,
+            data_dir: parts.data_dir.into(),
+            events: parts.events,
+            own: own_in,
+            jobs: Arc::new(Semaphore::new(JOBS)),
+        };
+        Member::new(shared).run(asks.0, parts.incoming, own).await;
+    });
+}
+
+/// Proves this gateway to others; none without a vote key or with a TPM that does not answer.
+async fn attester(parts: &Parts) -> Option<Attester> {
+    let vote = parts.vote_key.as_ref()?;
+    let (gateway, genesis) = (parts.gateway, &parts.genesis);
+    let label = parts.ledger.view(move |state| state.gateway(&gateway).map(|own| own.label()));
+    let label = label.await.ok().flatten();
+    let label = label.unwrap_or(Label { full: true, coordinator: true });
+    let (tpm, info, logs) = (parts.tpm.clone(), Arc::clone(&parts.identity), parts.logs.clone());
+    match Attester::new(tpm, info, vote, genesis.chain_id(), label, logs).await {
+        Ok(attester) => Some(attester),
+        Err(error) => {
+            tracing::error!(%error, "this gateway cannot prove itself");
+            None
+        }
+    }
+}
+
+/// What jobs beside the task use; cheap to clone.
+#[derive(Clone)]
+struct Shared {
+    genesis: Arc<[u8]>,
+    gateway: NodeId,
+    identity: Option<PublicKey>,
+    attester: Option<Arc<Attester>>,
+    ledger: ledger_task::Handle,
+    peers: peers::Handle,
+    data_dir: Arc<std::path::Path>,
+    events: broadcast::Sender<Event>,
+    /// This gateway asks itself like everybody else, where it is one of the voters.
+    own: mpsc::Sender<Incoming>,
+    jobs: Arc<Semaphore>,
+}
+
+/// The task's state.
+struct Member {
+    shared: Shared,
+    verifier: Verifier,
+    trust: Trust,
+    readiness: Readiness,
+    shown: Shown,
+    growing: growing::Growing,
+    renewing: renewing::Renewing,
+    failing: failing::Failing,
+}
+
+impl Member {
+    fn new(shared: Shared) -> Self {
+        let renewing = renewing::Renewing::new(&shared.gateway, clock::boot_ms());
+        Self {
+            shared,
+            verifier: Verifier::default(),
+            trust: Trust::default(),
+            readiness: Readiness::default(),
+            shown: Shown::default(),
+            growing: growing::Growing::default(),
+            renewing,
+            failing: failing::Failing::default(),
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Ask>,
+        mut incoming: mpsc::Receiver<Incoming>,
+        mut own: mpsc::Receiver<Incoming>,
+    ) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut connected = true;
+        loop {
+            tokio::select! {
+                biased;
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return,
+                },
+                _ = look.tick() => self.look().await,
+                Some(request) = own.recv() => self.serve(request).await,
+                request = incoming.recv(), if connected => match request {
+                    Some(request) => self.serve(request).await,
+                    // The transport has ended; management may still ask.
+                    None => connected = false,
+                },
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        if let Err(error) = self.grow().await {
+            tracing::debug!(%error, "voters");
+        }
+        if let Err(error) = self.renew_when_due().await {
+            tracing::debug!(%error, "renewal");
+        }
+        if let Err(error) = self.fail().await {
+            tracing::debug!(%error, "failed attestations");
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { mono_ms: clock::boot_ms(), wall_ms: clock::wall_ms() }
+}

@@ -1,0 +1,450 @@
+//! The verifier (RFC 9334): challenges who asks to be admitted or renewed, appraises the answer
+//! under the site's policy, and says what is to be signed.
+//!
+//! ```text
+//! Introduction ─parse─> Introduced ─check(facts)─> Challenge      (once, 60 s, this session)
+//! Evidence ─take challenge─> appraise ─> Sign(statement) │ NeedsApproval │ Refused │ Failed
+//! ```
+//!
+//! Pure: `step(now, input) -> effects`. It has no clock, randomness, socket, ledger or key: fresh
+//! bytes and the ledger's word come in as arguments, and who owns the vote key signs.
+
+mod appraisal;
+mod challenges;
+mod denial;
+mod facts;
+mod introduced;
+mod pending;
+mod trust;
+
+use std::collections::BTreeMap;
+
+use attestation::activation::ENTROPY_LEN;
+use attestation::result::ClaimKind;
+use attestation::{AttestationResult, Judged};
+use ledger::ids::{Hash, NodeId};
+use ledger::transaction::{Purpose, Statement};
+use zeroize::Zeroizing;
+
+use super::messages::{
+    Bytes, Challenge, ClaimWords, EvidenceRequest, LogPart, LogsWanted, Refused, Response, Wait,
+};
+use crate::control::AppraisalInfo;
+use crate::peers::Session;
+use challenges::{Challenges, Made, Open};
+use pending::{Note, Pending};
+
+pub use appraisal::{Verdict, check_seat, fitting, words};
+pub use denial::Denial;
+pub use facts::{Facts, Query, Seat, entry, is_stale, seat, valid_until_ms};
+pub use introduced::Introduced;
+pub use pending::Stand;
+pub use trust::Trust;
+
+/// Members of whom an appraisal is kept: no site has more.
+const MAX_KEPT: usize = 128;
+
+/// A refusal goes onto the record once an hour for one attester: the ledger's own limit is for all
+/// of them together.
+const REFUSAL_EVERY_MS: u64 = 3_600_000;
+
+/// Attesters of whom it is known when they were last refused.
+const MAX_REFUSED: usize = 256;
+
+/// Time of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Monotonic, ms: what expires by it.
+    pub mono_ms: u64,
+    /// Unix ms: what people are shown.
+    pub wall_ms: u64,
+}
+
+/// Fresh random bytes of one challenge.
+pub struct Fresh {
+    /// Nonce.
+    pub nonce: Hash,
+    /// The secret inside the credential.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// What the credential is made with.
+    pub entropy: Zeroizing<[u8; ENTROPY_LEN]>,
+}
+
+/// What happens.
+pub enum Input<'a> {
+    /// Somebody introduced itself, to be admitted or renewed.
+    Introduced {
+        /// What for.
+        purpose: Purpose,
+        /// Who.
+        introduced: Box<Introduced>,
+        /// For the challenge.
+        fresh: Fresh,
+    },
+    /// Somebody hands over a part of a log, before its evidence.
+    Log(&'a LogPart),
+    /// Somebody answered a challenge.
+    Evidence {
+        /// The answer.
+        answer: &'a EvidenceRequest,
+        /// What the site trusts.
+        trust: &'a Trust,
+        /// For another challenge, when the logs that came do not suffice.
+        fresh: Fresh,
+    },
+}
+
+/// What is to be done about it.
+#[derive(Debug)]
+pub enum Effect {
+    /// Answer so.
+    Reply(Response),
+    /// Sign this statement with the vote key, if it can still be signed, and answer with it.
+    Endorse {
+        /// What is signed.
+        statement: Box<Statement>,
+        /// The verdicts in words, for the answer.
+        claims: Vec<ClaimWords>,
+    },
+    /// Record the refusal.
+    Record {
+        /// Who was refused.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// A member's re-attestation was contraindicated: the quorum has to know.
+    Failed(Box<Statement>),
+}
+
+/// A member's newest appraisal.
+#[derive(Debug, Clone)]
+struct Kept {
+    info: AppraisalInfo,
+    judged: Option<Judged>,
+    /// What failed, with the purpose *fail*, and when (monotonic).
+    failed: Option<(Statement, u64)>,
+}
+
+/// The verifier's state; all of it bounded.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    challenges: Challenges,
+    pending: Pending,
+    kept: BTreeMap<NodeId, Kept>,
+    refused: BTreeMap<NodeId, u64>,
+}
+
+impl Verifier {
+    /// One input.
+    pub fn step(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        input: Input<'_>,
+    ) -> Vec<Effect> {
+        match input {
+            Input::Introduced { purpose, introduced, fresh } => {
+                self.challenge(now, session, facts, purpose, *introduced, fresh, false)
+            }
+            Input::Log(part) => match self.challenges.log(now.mono_ms, session, part) {
+                Ok(()) => vec![Effect::Reply(Response::Heard)],
+                Err(denial) => vec![refuse(&denial, vec![])],
+            },
+            Input::Evidence { answer, trust, fresh } => {
+                let open = match self.challenges.take(now.mono_ms, session, &answer.nonce) {
+                    Ok(open) => open,
+                    Err(denial) => return vec![refuse(&denial, vec![])],
+                };
+                self.evidence(now, session, facts, answer, trust, open, fresh)
+            }
+        }
+    }
+
+    /// Who answers in this session: the facts for its evidence are about it.
+    pub fn challenged(&self, session: &Session) -> Option<Query> {
+        self.challenges.introduced(session).map(Query::of)
+    }
+
+    /// The newcomers that are known here and no members.
+    pub fn pending(
+        &mut self,
+        is_member: impl Fn(&NodeId) -> bool,
+    ) -> Vec<crate::control::AdmissionInfo> {
+        self.pending.forget(is_member);
+        self.pending.list()
+    }
+
+    /// Where a newcomer stands.
+    pub fn stand(&self, node: &NodeId) -> Option<&Stand> {
+        self.pending.stand(node)
+    }
+
+    /// The newest appraisal of a member made here.
+    pub fn appraised(&self, node: &NodeId) -> Option<&AppraisalInfo> {
+        self.kept.get(node).map(|kept| &kept.info)
+    }
+
+    /// Members whose newest appraisal here was contraindicated since `since_ms` (monotonic).
+    pub fn failures(&self, since_ms: u64) -> impl Iterator<Item = &Statement> {
+        let failed = self.kept.values().filter_map(|kept| kept.failed.as_ref());
+        failed.filter(move |(_, at)| *at >= since_ms).map(|(statement, _)| statement)
+    }
+
+    /// A failure was acted upon, or the gateway has no rights any more.
+    pub fn settled(&mut self, node: &NodeId) {
+        if let Some(kept) = self.kept.get_mut(node) {
+            kept.failed = None;
+        }
+    }
+
+    /// An introduction that does not even parse.
+    pub fn refuse_introduction(
+        &mut self,
+        now: Now,
+        session: &Session,
+        denial: &Denial,
+    ) -> Vec<Effect> {
+        self.deny(now, &session.node, denial, vec![])
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is another's word on one challenge")]
+    fn challenge(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        purpose: Purpose,
+        introduced: Introduced,
+        fresh: Fresh,
+        whole: bool,
+    ) -> Vec<Effect> {
+        let checked = appraisal::check(facts, &introduced, purpose)
+            .and_then(|()| check_seat(facts.seat, &introduced.node, purpose));
+        if let Err(denial) = checked {
+            if denial.is_recorded() && purpose == Purpose::Admit {
+                let stand = Stand::Refused(denial.to_string());
+                self.note(now, session, facts, &introduced, stand, vec![]);
+            }
+            return self.deny(now, &session.node, &denial, vec![]);
+        }
+        let logs = self.logs(facts, &introduced, whole);
+        let node = introduced.node;
+        let Fresh { nonce, secret, entropy } = fresh;
+        let policy_hash = facts.policy_hash;
+        let challenge = introduced.credential(&secret, &entropy).and_then(|blob| {
+            let credential = Bytes::new(blob.to_bytes());
+            let credential = credential.map_err(|_| Denial::Malformed("endorsement key"))?;
+            let made =
+                Made { purpose, introduced, nonce, secret, policy_hash, whole, wanted: logs };
+            self.challenges.open(now.mono_ms, session, made)?;
+            let (pcrs, profile) = (facts.policy.pcrs, facts.policy.profile);
+            Ok(Challenge { nonce, credential, pcrs, profile, policy_hash, logs })
+        });
+        match challenge {
+            Ok(challenge) => vec![Effect::Reply(Response::Challenge(Box::new(challenge)))],
+            Err(denial) => self.deny(now, &node, &denial, vec![]),
+        }
+    }
+
+    /// Which logs to ask for: what was judged already is not asked for again.
+    fn logs(&self, facts: &Facts, introduced: &Introduced, whole: bool) -> LogsWanted {
+        let profile = attestation::Profile::from_number(facts.policy.profile as u8);
+        let judged = self.judged(&introduced.node).filter(|_| !whole);
+        let wants = |asks: fn(attestation::Profile) -> bool| profile.is_some_and(asks);
+        let ima = wants(attestation::Profile::wants_ima);
+        LogsWanted {
+            event: judged.is_none() && wants(attestation::Profile::wants_event_log),
+            ima_from: ima.then(|| judged.map_or(0, |judged| judged.ima_offset())),
+        }
+    }
+
+    fn judged(&self, node: &NodeId) -> Option<Judged> {
+        self.kept.get(node).and_then(|kept| kept.judged.clone())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is another's word on one answer")]
+    fn evidence(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        answer: &EvidenceRequest,
+        trust: &Trust,
+        open: Open,
+        fresh: Fresh,
+    ) -> Vec<Effect> {
+        let node = open.introduced.node;
+        // The ledger may have moved on in between: everything is checked again.
+        let checked = appraisal::check(facts, &open.introduced, open.purpose)
+            .and_then(|()| check_seat(facts.seat, &node, open.purpose))
+            .and_then(|()| match open.policy_hash == facts.policy_hash {
+                true => Ok(()),
+                false => Err(Denial::PolicyChanged),
+            });
+        let judged = self.judged(&node).filter(|_| !open.whole);
+        let result = checked
+            .and_then(|()| appraisal::appraise(&open, session, answer, facts, trust, judged));
+        match result {
+            Ok(result) if result.wants_whole_logs() && !open.whole => {
+                if let Some(kept) = self.kept.get_mut(&node) {
+                    kept.judged = None;
+                }
+                let (purpose, introduced) = (open.purpose, open.introduced);
+                self.challenge(now, session, facts, purpose, introduced, fresh, true)
+            }
+            Ok(result) => self.decide(now, session, facts, &open, &result),
+            Err(denial) => {
+                if denial.is_recorded() && open.purpose == Purpose::Admit {
+                    let stand = Stand::Refused(denial.to_string());
+                    self.note(now, session, facts, &open.introduced, stand, vec![]);
+                }
+                self.deny(now, &node, &denial, vec![])
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        open: &Open,
+        result: &AttestationResult,
+    ) -> Vec<Effect> {
+        let verdicts = appraisal::verdicts(facts, &open.introduced, result);
+        if open.purpose == Purpose::Admit {
+            self.decide_newcomer(now, session, facts, &open.introduced, verdicts)
+        } else {
+            self.decide_member(now, facts, &open.introduced, result, &verdicts)
+        }
+    }
+
+    fn decide_newcomer(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        introduced: &Introduced,
+        verdicts: Vec<Verdict>,
+    ) -> Vec<Effect> {
+        let claims: Vec<_> = verdicts.iter().map(Verdict::words).collect();
+        let denied: Vec<_> = verdicts.iter().filter(|verdict| verdict.denies()).collect();
+        let approved = !facts.policy.operator_approval || facts.approved(introduced);
+        // The operator may vouch for a TPM whose maker does not, or is not trusted: by an approval
+        // that pins its EK. Nothing else that fails can be approved away.
+        let pin = denied.len() == 1 && denied[0].kind == ClaimKind::Endorsement;
+        match denied.first() {
+            Some(first) if !(pin && facts.policy.operator_approval) => {
+                let reason = first.reason.clone();
+                let denial = Denial::Contraindicated { claim: first.kind.as_str(), reason };
+                let stand = Stand::Refused(denial.to_string());
+                self.note(now, session, facts, introduced, stand, verdicts);
+                self.deny(now, &introduced.node, &denial, claims)
+            }
+            None if approved => {
+                let statement = appraisal::statement(facts, introduced, Purpose::Admit, &verdicts);
+                self.note(now, session, facts, introduced, Stand::Endorsed, verdicts);
+                vec![Effect::Endorse { statement: Box::new(statement), claims }]
+            }
+            _ => {
+                let stand = Stand::NeedsApproval { pin };
+                self.note(now, session, facts, introduced, stand, verdicts);
+                vec![Effect::Reply(Response::NeedsApproval(claims))]
+            }
+        }
+    }
+
+    fn decide_member(
+        &mut self,
+        now: Now,
+        facts: &Facts,
+        introduced: &Introduced,
+        result: &AttestationResult,
+        verdicts: &[Verdict],
+    ) -> Vec<Effect> {
+        let claims: Vec<_> = verdicts.iter().map(Verdict::words).collect();
+        let denied = verdicts.iter().find(|verdict| verdict.denies());
+        // An answer to another challenge or from another channel says nothing about the member's
+        // machine: it is refused, and nobody is suspended for it.
+        let fresh = !verdicts.iter().any(|it| it.kind == ClaimKind::Freshness && it.denies());
+        let purpose = if denied.is_none() { Purpose::Attest } else { Purpose::Fail };
+        let statement = appraisal::statement(facts, introduced, purpose, verdicts);
+        let failed = (denied.is_some() && fresh).then(|| (statement.clone(), now.mono_ms));
+        let info = AppraisalInfo {
+            time_ms: now.wall_ms,
+            accepted: denied.is_none(),
+            claims: verdicts.iter().map(Verdict::info).collect(),
+            reset_count: result.clock().reset_count,
+        };
+        let kept = Kept { info, judged: result.judged().cloned(), failed: failed.clone() };
+        self.keep(introduced.node, kept);
+        let statement = Box::new(statement);
+        let Some(first) = denied else { return vec![Effect::Endorse { statement, claims }] };
+        let denial =
+            Denial::Contraindicated { claim: first.kind.as_str(), reason: first.reason.clone() };
+        let mut effects = self.deny(now, &introduced.node, &denial, claims);
+        if failed.is_some() {
+            effects.push(Effect::Failed(statement));
+        }
+        effects
+    }
+
+    fn keep(&mut self, node: NodeId, kept: Kept) {
+        if self.kept.len() >= MAX_KEPT && !self.kept.contains_key(&node) {
+            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.info.time_ms);
+            let oldest = oldest.map(|(node, _)| *node);
+            oldest.and_then(|node| self.kept.remove(&node));
+        }
+        self.kept.insert(node, kept);
+    }
+
+    fn note(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        introduced: &Introduced,
+        stand: Stand,
+        verdicts: Vec<Verdict>,
+    ) {
+        let replaces = appraisal::replaces(facts, introduced);
+        let (policy_hash, from) = (facts.policy_hash, session.remote);
+        let note = Note { stand, verdicts, policy_hash, replaces, from };
+        self.pending.note(now, introduced, note);
+    }
+
+    /// The answer to a denial, and its place on the record: at most once an hour an attester.
+    fn deny(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        denial: &Denial,
+        claims: Vec<ClaimWords>,
+    ) -> Vec<Effect> {
+        let mut effects = vec![refuse(denial, claims)];
+        if denial.is_recorded() && self.first_in_hour(now.mono_ms, node) {
+            effects.push(Effect::Record { node: *node, reason: denial.to_string() });
+        }
+        effects
+    }
+
+    fn first_in_hour(&mut self, now_ms: u64, node: &NodeId) -> bool {
+        self.refused.retain(|_, at| now_ms.saturating_sub(*at) < REFUSAL_EVERY_MS);
+        if self.refused.contains_key(node) || self.refused.len() >= MAX_REFUSED {
+            return false;
+        }
+        self.refused.insert(*node, now_ms);
+        true
+    }
+}
+
+/// The answer to a denial.
+fn refuse(denial: &Denial, claims: Vec<ClaimWords>) -> Effect {
+    let reason = words(&denial.to_string());
+    Effect::Reply(match denial.wait_s() {
+        Some(after_s) => Response::Wait(Wait { reason, after_s }),
+        None => Response::Refused(Refused { reason, claims }),
+    })
+}

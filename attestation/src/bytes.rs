@@ -1,5 +1,5 @@
 //! Bounded reading and writing of the TPM's wire form: big-endian integers and sized buffers
-//! (TPM 2.0 Library, Part 2). It knows no structure of the TPM and allocates nothing.
+//! (TPM 2.0 Library, Part 2), and reading of the little-endian logs. It knows no structure of the TPM and allocates nothing.
 
 /// Why bytes are not the structure they were given as. Every variant means that the sender is at
 /// fault; none of them can be mended by trying again.
@@ -47,7 +47,7 @@ pub enum ParseError {
 }
 
 /// A cursor over outside bytes.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -88,6 +88,33 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u64(&mut self, field: &'static str) -> Result<u64, ParseError> {
         Ok(u64::from_be_bytes(self.array(field)?))
+    }
+
+    /// Event logs and the kernel's logs are little-endian.
+    pub(crate) fn u16_le(&mut self, field: &'static str) -> Result<u16, ParseError> {
+        Ok(u16::from_le_bytes(self.array(field)?))
+    }
+
+    pub(crate) fn u32_le(&mut self, field: &'static str) -> Result<u32, ParseError> {
+        Ok(u32::from_le_bytes(self.array(field)?))
+    }
+
+    /// A little-endian 32-bit length and that many bytes, at most `max`.
+    pub(crate) fn sized_le(
+        &mut self,
+        max: usize,
+        field: &'static str,
+    ) -> Result<&'a [u8], ParseError> {
+        let len = self.u32_le(field)? as usize;
+        if len > max {
+            return Err(ParseError::TooLong { field, len, max });
+        }
+        self.take(len, field)
+    }
+
+    /// What has not been read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// A `TPM2B_*`: a 16-bit length and that many bytes, at most `max`.

@@ -3,9 +3,15 @@
 
 use crate::activation::CredentialBlob;
 use crate::attest::Attest;
+use crate::boot;
 use crate::endorsement::{self, Anchor, Certificate};
+use crate::event_log::EventLog;
+use crate::event_log::describe::describe;
 use crate::evidence::{Endorsements, Evidence};
+use crate::ima;
+use crate::logs::ImaPart;
 use crate::public::Public;
+use crate::reference_values::{MAX_TEXT_LEN, ReferenceValues};
 use crate::template::EkKind;
 
 /// `TPMT_PUBLIC`.
@@ -73,5 +79,44 @@ pub fn evidence(bytes: &[u8]) {
 pub fn credential(bytes: &[u8]) {
     if let Ok(blob) = CredentialBlob::from_bytes(bytes) {
         assert_eq!(blob.to_bytes(), bytes, "a credential has one wire form");
+    }
+}
+
+/// An event log: taken apart, described, replayed, and judged by what it leads to.
+pub fn event_log(bytes: &[u8]) {
+    let Ok(log) = EventLog::parse(bytes) else { return };
+    for event in log.events() {
+        assert!(event.pcr < 24 || !event.extends(), "what extends has a register");
+        assert!(describe(event).text.len() <= MAX_TEXT_LEN, "descriptions are short");
+    }
+    if let Some(registers) = log.replay() {
+        let quoted: Vec<_> = (0..24).zip(registers).collect();
+        let nothing = boot::judge(bytes, &quoted, &[]);
+        assert!(nothing.is_err(), "without reference values nothing is accepted");
+    }
+}
+
+/// An IMA log: replayed, and judged by what it leads to.
+pub fn ima_log(bytes: &[u8]) {
+    let mut register = [0; 32];
+    let mut entries = ima::Entries::new(bytes);
+    for entry in entries.by_ref().map_while(Result::ok) {
+        assert!(!entry.digest_text().is_empty());
+        if entry.pcr == u32::from(ima::IMA_PCR) {
+            register = entry.extend(&register);
+        }
+    }
+    assert!(entries.rest().is_empty(), "a log ends, or an error ends it");
+    let quoted = ima::Quoted { register, progress: None, aggregates: &[] };
+    let part = ImaPart { from_offset: 0, bytes: bytes.to_vec() };
+    if let Ok((count, progress)) = ima::walk(&part, &quoted, |_, _| {}) {
+        assert!(count > 0 && progress.offset <= bytes.len() as u64);
+    }
+}
+
+/// A document of reference values.
+pub fn reference_values(bytes: &[u8]) {
+    if let Ok(document) = ReferenceValues::from_bytes(bytes) {
+        assert_eq!(document.to_bytes(), bytes, "reference values have one form");
     }
 }

@@ -17,6 +17,7 @@
 
 mod bytes;
 mod crypto;
+mod measured;
 
 pub mod activation;
 pub mod attest;
@@ -31,6 +32,7 @@ pub mod logs;
 pub mod manufacturer;
 pub mod pcr;
 pub mod policy;
+pub mod propose;
 pub mod public;
 pub mod quote;
 pub mod reference_values;
@@ -45,6 +47,7 @@ pub use bytes::ParseError;
 pub use evidence::{Endorsements, Evidence};
 pub use logs::{ImaPart, Judged, Logs};
 pub use policy::{Policy, Profile};
+pub use propose::propose;
 pub use reference_values::ReferenceValues;
 pub use result::{AttestationResult, Claim, ClaimKind, Reason, Status};
 pub use verifier::{Challenge, appraise};

@@ -31,6 +31,8 @@ pub struct ReferenceValues {
 pub struct ReferenceEvent {
     /// The type that the log gave it, for people: nothing depends on it.
     pub kind: u32,
+    /// Whether the digest is that of the event's payload: then it must be in every log.
+    pub covers_payload: bool,
     /// SHA-256 digest that was extended.
     pub digest: [u8; 32],
     /// What it was, for people.
@@ -79,7 +81,7 @@ impl FileDigest {
         }
     }
 
-    fn number(&self) -> u8 {
+    fn number(self) -> u8 {
         match self {
             Self::Sha256(_) => 1,
             Self::Sha384(_) => 2,
@@ -101,7 +103,21 @@ impl FileDigest {
     }
 }
 
+impl ReferenceFile {
+    /// How many bytes of a document it takes at most: paths share their beginnings.
+    pub(crate) fn len_at_most(&self) -> usize {
+        1 + 2 + self.path.len() + 1 + self.digest.as_bytes().len()
+    }
+}
+
 impl ReferenceValues {
+    /// Whether the document has this path, with whatever digest.
+    #[must_use]
+    pub fn has_path(&self, path: &[u8]) -> bool {
+        let at = self.files.partition_point(|file| file.path.as_slice() < path);
+        self.files.get(at).is_some_and(|file| file.path == path)
+    }
+
     /// Longest document, in bytes.
     pub const MAX_LEN: usize = 65_536;
 
@@ -114,8 +130,9 @@ impl ReferenceValues {
         for (pcr, events) in &self.boot {
             out.push(*pcr);
             out.extend_from_slice(&(events.len() as u16).to_be_bytes());
-            for ReferenceEvent { kind, digest, text } in events {
+            for ReferenceEvent { kind, covers_payload, digest, text } in events {
                 out.extend_from_slice(&kind.to_be_bytes());
+                out.push(u8::from(*covers_payload));
                 out.extend_from_slice(digest);
                 put_sized(&mut out, text.as_bytes());
             }
@@ -162,18 +179,25 @@ fn read_boot(reader: &mut Reader<'_>) -> Result<BTreeMap<u8, Vec<ReferenceEvent>
         if pcr > 23 || !ascends {
             return Err(ParseError::Invalid { field: "reference.register" });
         }
-        let mut events = Vec::new();
-        for _ in 0..reader.u16("reference.events")? {
-            let kind = reader.u32("reference.event.kind")?;
-            let digest = reader.array("reference.event.digest")?;
-            let text = reader.sized(MAX_TEXT_LEN, "reference.event.text")?;
-            let text = std::str::from_utf8(text).ok().filter(|text| is_plain(text));
-            let invalid = ParseError::Invalid { field: "reference.event.text" };
-            events.push(ReferenceEvent { kind, digest, text: text.ok_or(invalid)?.to_owned() });
-        }
+        let count = reader.u16("reference.events")?;
+        let events = (0..count).map(|_| read_event(reader)).collect::<Result<_, _>>()?;
         boot.insert(pcr, events);
     }
     Ok(boot)
+}
+
+fn read_event(reader: &mut Reader<'_>) -> Result<ReferenceEvent, ParseError> {
+    let kind = reader.u32("reference.event.kind")?;
+    let covers_payload = match reader.u8("reference.event.covers")? {
+        0 => false,
+        1 => true,
+        _ => return Err(ParseError::Invalid { field: "reference.event.covers" }),
+    };
+    let digest = reader.array("reference.event.digest")?;
+    let text = reader.sized(MAX_TEXT_LEN, "reference.event.text")?;
+    let text = std::str::from_utf8(text).ok().filter(|text| is_plain(text));
+    let text = text.ok_or(ParseError::Invalid { field: "reference.event.text" })?.to_owned();
+    Ok(ReferenceEvent { kind, covers_payload, digest, text })
 }
 
 fn read_files(reader: &mut Reader<'_>) -> Result<Vec<ReferenceFile>, ParseError> {
@@ -205,4 +229,73 @@ fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
 /// Texts reach terminals and logs.
 fn is_plain(text: &str) -> bool {
     !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> ReferenceValues {
+        let event = |text: &str| ReferenceEvent {
+            kind: 0x8000_0001,
+            covers_payload: true,
+            digest: [3; 32],
+            text: text.to_owned(),
+        };
+        let file = |path: &str, digest| ReferenceFile { path: path.into(), digest };
+        ReferenceValues {
+            boot: BTreeMap::from([(4, vec![]), (7, vec![event("variable PK"), event("")])]),
+            files: vec![
+                file("", FileDigest::Sha256([9; 32])),
+                file("/usr/bin/bash", FileDigest::Sha256([1; 32])),
+                file("/usr/bin/bash", FileDigest::Sha512([1; 64])),
+                file("/usr/bin/bashbug", FileDigest::Sha384([1; 48])),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_document_has_one_form_and_every_cut_is_an_error() {
+        let bytes = sample().to_bytes();
+        assert_eq!(ReferenceValues::from_bytes(&bytes), Ok(sample()));
+        for len in 0..bytes.len() {
+            assert!(ReferenceValues::from_bytes(&bytes[..len]).is_err(), "cut at {len}");
+        }
+        for index in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[index] ^= 0x41;
+            if let Ok(other) = ReferenceValues::from_bytes(&changed) {
+                assert_eq!(other.to_bytes(), changed, "byte {index}");
+            }
+        }
+        let empty = ReferenceValues::default();
+        assert_eq!(ReferenceValues::from_bytes(&empty.to_bytes()), Ok(empty));
+        assert!(sample().has_path(b"/usr/bin/bash") && !sample().has_path(b"/usr/bin/ba"));
+    }
+
+    #[test]
+    fn what_is_not_canonical_or_out_of_bounds_is_refused() {
+        type Change = fn(&mut ReferenceValues);
+        let changes: [(&str, Change); 5] = [
+            ("reference.register", |document| {
+                document.boot.insert(24, Vec::new());
+            }),
+            ("reference.event.text", |document| {
+                document.boot.get_mut(&7).unwrap()[1].text = "a\u{1b}[2J".to_owned();
+            }),
+            ("reference.event.text", |document| {
+                document.boot.get_mut(&7).unwrap()[1].text = "x".repeat(MAX_TEXT_LEN + 1);
+            }),
+            ("reference.file.order", |document| document.files.swap(1, 2)),
+            ("reference.file.path", |document| document.files[3].path = vec![b'/'; 5000]),
+        ];
+        for (field, change) in changes {
+            let mut document = sample();
+            change(&mut document);
+            let error = ReferenceValues::from_bytes(&document.to_bytes()).unwrap_err();
+            assert!(error.to_string().contains(field), "{error} is not about {field}");
+        }
+        let long = vec![0; ReferenceValues::MAX_LEN + 1];
+        assert!(matches!(ReferenceValues::from_bytes(&long), Err(ParseError::TooLong { .. })));
+    }
 }

@@ -4,15 +4,14 @@
 //! what no check has affirmed is contraindicated.
 
 use crate::attest::Attest;
-use crate::boot::BootReason;
 use crate::bytes::ParseError;
 use crate::certify;
 use crate::crypto::constant_time_eq;
 use crate::endorsement::{self, Certificate, CertificateError, TpmModel};
 use crate::evidence::{Endorsements, Evidence};
-use crate::ima::ImaReason;
 use crate::logs::{Judged, Logs};
-use crate::policy::{Policy, Profile};
+use crate::measured;
+use crate::policy::Policy;
 use crate::public::{Name, Public};
 use crate::quote;
 use crate::reference_values::ReferenceValues;
@@ -88,6 +87,18 @@ pub fn appraise(
     challenge: &Challenge,
 ) -> Result<AttestationResult, EvidenceError> {
     let parsed = parse(evidence, endorsements)?;
+    let freshness = judge_freshness(evidence, &parsed, policy, challenge);
+    let (clock, ak_name) = (parsed.quote.clock(), parsed.ak.name());
+    let registers = freshness.is_ok().then_some(evidence.pcr_values.as_slice());
+    let measured = measured::judge(&measured::Case {
+        policy,
+        registers,
+        logs,
+        references: reference_values,
+        earlier: challenge.judged.as_ref(),
+        clock,
+        ak_name: &ak_name,
+    });
     let claims = ClaimKind::ALL
         .map(|kind| {
             let verdict = match kind {
@@ -95,9 +106,9 @@ pub fn appraise(
                 ClaimKind::Hardware => judge_hardware(evidence, &parsed, policy),
                 ClaimKind::AttestationKey => judge_attestation_key(evidence, &parsed, challenge),
                 ClaimKind::Residency => judge_residency(&parsed),
-                ClaimKind::Freshness => judge_freshness(evidence, &parsed, policy, challenge),
-                ClaimKind::Boot => judge_boot(policy, logs, reference_values),
-                ClaimKind::Ima => judge_ima(policy, logs, reference_values),
+                ClaimKind::Freshness => freshness.clone(),
+                ClaimKind::Boot => measured.boot.clone(),
+                ClaimKind::Ima => measured.ima.clone(),
             };
             let (status, reason) = match verdict {
                 Ok(verdict) => verdict,
@@ -110,13 +121,13 @@ pub fn appraise(
         claims,
         identity: parsed.identity_point,
         ek_digest: parsed.ek.digest(),
-        ak_name: parsed.ak.name(),
-        clock: parsed.quote.clock(),
+        ak_name,
+        clock,
         firmware_version: parsed.quote.firmware_version(),
         tpm: parsed.ek_certificate.as_ref().map(|found| found.description().clone()),
         ek_kind: EkKind::of(&parsed.ek),
         model: TpmModel::of(parsed.ek_certificate.as_ref(), evidence.manufacturer),
-        judged: None,
+        judged: measured.judged,
     })
 }
 
@@ -154,7 +165,7 @@ fn parse(evidence: &Evidence, endorsements: &Endorsements) -> Result<Parsed, Evi
 }
 
 /// A verdict; a reason alone means contraindicated.
-type Verdict = Result<(Status, Reason), Reason>;
+pub(crate) type Verdict = Result<(Status, Reason), Reason>;
 
 /// A pinned EK needs no certificate; all others need a path to an anchor and the certified key.
 fn judge_endorsement(parsed: &Parsed, policy: &Policy, challenge: &Challenge) -> Verdict {
@@ -251,20 +262,4 @@ fn judge_freshness(
         return Err(Reason::CertificationNonce);
     }
     Ok((Status::Affirming, Reason::Fresh))
-}
-
-fn judge_boot(policy: &Policy, _logs: &Logs, _references: &[ReferenceValues]) -> Verdict {
-    match policy.profile {
-        Profile::TpmOnly => Ok((Status::Warning, Reason::BootNotMeasured)),
-        Profile::Measured | Profile::MeasuredIma => {
-            Err(Reason::Boot(BootReason::NoReferenceValues))
-        }
-    }
-}
-
-fn judge_ima(policy: &Policy, _logs: &Logs, _references: &[ReferenceValues]) -> Verdict {
-    match policy.profile {
-        Profile::TpmOnly | Profile::Measured => Ok((Status::Warning, Reason::ImaNotMeasured)),
-        Profile::MeasuredIma => Err(Reason::Ima(ImaReason::NoReferenceValues)),
-    }
 }

@@ -17,6 +17,10 @@ pub enum BootReason {
     Unchanged,
     /// No event log came, and there is no earlier appraisal that stands for it.
     WholeLogNeeded,
+    /// The registers are not proven, since the quote is not.
+    NotQuoted,
+    /// The policy asks for no register that the firmware extends.
+    NoRegisters,
     /// The site has no reference values for the boot.
     NoReferenceValues,
     /// All quoted registers are zero: the firmware measures nothing.
@@ -48,6 +52,11 @@ pub enum BootReason {
         event: EventSummary,
         /// What the reference values have in its place, if anything.
         expected: Option<String>,
+    },
+    /// An event whose payload is not what was measured.
+    PayloadChanged {
+        /// The event.
+        event: EventSummary,
     },
     /// The log ends where the reference values go on.
     MissingEvent {
@@ -93,6 +102,12 @@ impl fmt::Display for BootReason {
             }
             Self::Unchanged => f.write_str("the same boot as at the last appraisal"),
             Self::WholeLogNeeded => f.write_str("the event log is needed and was not sent"),
+            Self::NotQuoted => {
+                f.write_str("the registers are not proven: the quote is not accepted")
+            }
+            Self::NoRegisters => {
+                f.write_str("the policy asks for no register that the firmware extends")
+            }
             Self::NoReferenceValues => f.write_str(
                 "the site has no reference values for the boot; see site policy propose-from",
             ),
@@ -118,6 +133,9 @@ impl fmt::Display for BootReason {
             }
             Self::UnknownEvent { event, expected: None } => {
                 write!(f, "{event} is not among the reference values")
+            }
+            Self::PayloadChanged { event } => {
+                write!(f, "{event} is not what was measured: type or payload were changed")
             }
             Self::MissingEvent { pcr, expected } => {
                 write!(f, "PCR {pcr} lacks what the reference values go on with: {expected}")

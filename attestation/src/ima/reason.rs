@@ -16,6 +16,8 @@ pub enum ImaReason {
     /// No IMA log came although the profile asks for one, or not from where it was asked for: the
     /// machine has restarted, or its log is shorter than it was.
     WholeLogNeeded,
+    /// The register is not proven, since the quote is not.
+    NotQuoted,
     /// The policy does not ask for register 10, which the kernel extends.
     RegisterNotQuoted,
     /// Register 10 is zero: the kernel does not measure.
@@ -68,6 +70,7 @@ impl fmt::Display for ImaReason {
                 write!(f, "all {entries} new entries of the IMA log are among the reference values")
             }
             Self::WholeLogNeeded => f.write_str("the IMA log is needed from its beginning"),
+            Self::NotQuoted => f.write_str("PCR 10 is not proven: the quote is not accepted"),
             Self::RegisterNotQuoted => {
                 f.write_str("the policy judges files but does not ask for PCR 10")
             }

@@ -33,6 +33,12 @@ pub(crate) struct Forge {
     /// The hierarchy that the qualified Name starts from.
     pub(crate) hierarchy: u32,
     pub(crate) certified_name: Option<Vec<u8>>,
+    /// Values of the registers; all sevens when there are none.
+    pub(crate) values: Option<Vec<[u8; 32]>>,
+    /// Which boot it is.
+    pub(crate) reset_count: u32,
+    /// The attestation key (PKCS #8); a new one when there is none.
+    pub(crate) ak: Option<Vec<u8>>,
 }
 
 impl Default for Forge {
@@ -48,6 +54,9 @@ impl Default for Forge {
             selection: None,
             hierarchy: 0x4000_000b,
             certified_name: None,
+            values: None,
+            reset_count: 0,
+            ak: None,
         }
     }
 }
@@ -56,26 +65,31 @@ impl Forge {
     pub(crate) fn evidence(&self) -> Evidence {
         let ek_public = stored("p256").evidence.ek_public;
         let ek_name = Public::parse(&ek_public).unwrap().name();
-        let ak = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        let identity = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let ak = match &self.ak {
+            Some(ak) => EcdsaKeyPair::from_pkcs8(algorithm, ak).unwrap(),
+            None => EcdsaKeyPair::generate(algorithm).unwrap(),
+        };
+        let identity = EcdsaKeyPair::generate(algorithm).unwrap();
         let ak_public = public_area(self.ak_attributes, self.ak_hash, &ak);
         let identity_public = public_area(self.identity_attributes, self.identity_hash, &identity);
         let hierarchy = self.hierarchy.to_be_bytes();
         let ek_qualified = name(&[&hierarchy, ek_name.as_bytes()]);
         let signer = name(&[&ek_qualified, &name(&[&ak_public])]);
-        let values = vec![[7; 32]; self.pcrs.count()];
+        let values = self.values.clone().unwrap_or_else(|| vec![[7; 32]; self.pcrs.count()]);
         let certified = self.certified_name.clone().unwrap_or_else(|| name(&[&identity_public]));
         let certification = attest(
             0x8017,
             &signer,
             &self.certification_data,
+            self.reset_count,
             &[sized(&certified), sized(&certified)].concat(),
         );
         let [a, b, c] = self.pcrs.bitmap();
         let selection =
             self.selection.clone().unwrap_or_else(|| vec![0, 0, 0, 1, 0, 0x0b, 3, a, b, c]);
         let quoted = [selection, sized(&composite(&values))].concat();
-        let quote = attest(0x8018, &signer, &self.quote_data, &quoted);
+        let quote = attest(0x8018, &signer, &self.quote_data, self.reset_count, &quoted);
         Evidence {
             manufacturer: Manufacturer(u32::from_be_bytes(*b"IFX\0")),
             ek_public,
@@ -90,6 +104,13 @@ impl Forge {
             pcr_values: values,
         }
     }
+}
+
+/// A key for [`Forge::ak`].
+pub(crate) fn new_key() -> Vec<u8> {
+    let random = SystemRandom::new();
+    let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+    EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap().as_ref().to_vec()
 }
 
 fn sized(bytes: &[u8]) -> Vec<u8> {
@@ -115,13 +136,15 @@ fn public_area(attributes: u32, hash: u16, key: &EcdsaKeyPair) -> Vec<u8> {
     .concat()
 }
 
-fn attest(kind: u16, signer: &[u8], data: &[u8], attested: &[u8]) -> Vec<u8> {
+fn attest(kind: u16, signer: &[u8], data: &[u8], resets: u32, attested: &[u8]) -> Vec<u8> {
     [
         0xff54_4347_u32.to_be_bytes().as_slice(),
         &kind.to_be_bytes(),
         &sized(signer),
         &sized(data),
-        &[0; 16],
+        &[0; 8],
+        &resets.to_be_bytes(),
+        &[0; 4],
         &[1],
         &[0; 8],
         attested,

@@ -6,7 +6,11 @@ mod activation;
 mod authority;
 mod distrust;
 mod forge;
+mod ima;
+#[path = "../logs.rs"]
+mod logs;
 mod malformed;
+mod measured;
 mod path;
 #[path = "../vectors.rs"]
 mod vectors;

@@ -12,6 +12,7 @@ use ledger::validator_set::ValidatorSet;
 use crate::Target;
 
 const TPM: &[&str] = &["attestation/testdata"];
+const LOGS: &[&str] = &["attestation/testdata/logs"];
 
 /// Pinned encodings of the ledger, by the beginning of their name.
 macro_rules! golden {
@@ -42,6 +43,9 @@ pub const TARGETS: &[Target] = &[
     seeded("ek_chain", attestation::fuzz::certificate_chain, TPM),
     seeded("evidence", attestation::fuzz::evidence, TPM),
     seeded("credential", attestation::fuzz::credential, TPM),
+    seeded("event_log", attestation::fuzz::event_log, LOGS),
+    seeded("ima_log", attestation::fuzz::ima_log, LOGS),
+    seeded("reference_values", attestation::fuzz::reference_values, LOGS),
     seeded("transaction", canonical::<Transaction>, &[golden!("transaction-")]),
     seeded("attachment", canonical::<Attachment>, &[golden!("attachment")]),
     seeded("operator_request", canonical::<Request>, &[golden!("operator-request")]),

@@ -60,13 +60,13 @@ need_rust() {
     need gcc=gcc libc6-dev pkg-config=pkg-config libtss2-dev
 }
 
-# What the tests and the demo run beside the daemon: software TPM and the tools that look at it, bus,
-# ptys, an independent device.
+# What the tests and the demo run beside the daemon: software TPM and the tools that make and look at
+# it, bus, ptys, an independent device, networks between gateways, somebody else's TLS.
 need_peers() {
     need swtpm=swtpm swtpm_setup=swtpm-tools tpm2_getcap=tpm2-tools \
         libtss2-tcti-swtpm0 libtss2-tcti-device0 \
         dbus-daemon=dbus-daemon busctl=systemd socat=socat python3=python3 node=nodejs npm=npm \
-        procps mount
+        ip=iproute2 openssl=openssl procps mount
 }
 
 # Where cargo builds; `target` unless the caller chose another place.

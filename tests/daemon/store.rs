@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use drivers::senml::{Pack, Value as Measured};
-use gatewayd::store::{BatchState, Buffer, BufferReader, Entry, StoredReading};
-use ledger::ids::{Hash, Height};
+use anyhow::{Context, Result, ensure};
 use ledger::store::Reader;
-use ledger::transaction::Body;
 use serde_json::Value;
 use tests::gateway::{Gateway, PATIENCE, text};
 use tests::peer::Peer;
 use tests::pty::Cable;
+pub(crate) use tests::record::{batches, value, wait_recorded};
 use tests::sensor::SerialSensor;
 
 /// A gateway with a site and one paired sensor that is switched on.
@@ -65,19 +62,6 @@ pub(crate) fn figure(gateway: &Gateway, name: &str) -> Result<u64> {
 /// Readings on the record.
 pub(crate) fn committed(gateway: &Gateway) -> Result<u64> {
     figure(gateway, "readings_committed")
-}
-
-/// Waits until every reading on the disk is on the record, by looking at the disk: the status is
-/// a snapshot and may be seconds old.
-pub(crate) fn wait_recorded(gateway: &Gateway) -> Result<()> {
-    let path = gateway.data_dir().join("buffer.db");
-    let recorded = |reading: &StoredReading| {
-        reading.batch.is_some_and(|(_, state, _)| state == BatchState::Committed)
-    };
-    gateway.wait_for("all to be on the record", |_| {
-        let all = BufferReader::open(&path).and_then(|reader| reader.newest(None, usize::MAX));
-        all.is_ok_and(|all| all.iter().all(recorded))
-    })
 }
 
 /// Height of the newest block on the disk; the daemon is stopped.
@@ -156,7 +140,7 @@ fn fifty_kills_lose_and_double_nothing() -> Result<()> {
     let code = card["site_code"].as_str().context("site code")?;
     site.gateway.stop()?;
 
-    let entries = batches(&site.gateway)?;
+    let entries = batches(&site.gateway, None)?;
     let mut times = BTreeMap::new();
     for entry in &entries {
         *times.entry(value(entry)?).or_insert(0) += 1;
@@ -178,55 +162,6 @@ fn fifty_kills_lose_and_double_nothing() -> Result<()> {
 fn values_acknowledged(lines: &[String]) -> u64 {
     let done = |line: &&String| line.starts_with("acknowledged") || *line == "settled";
     lines.iter().filter(done).count() as u64
-}
-
-fn value(entry: &Entry) -> Result<u64> {
-    let pack = Pack::from_cbor(&entry.senml).map_err(|error| anyhow::anyhow!("{error}"))?;
-    match pack.0.first().and_then(|record| record.value.clone()) {
-        Some(Measured::Number(number)) => Ok(number as u64),
-        other => bail!("no number but {other:?}"),
-    }
-}
-
-/// All readings of the buffer, after checking that buffer and ledger agree: the same batches, each
-/// once, and in them the same counters, each once.
-pub(crate) fn batches(gateway: &Gateway) -> Result<Vec<Entry>> {
-    let directory = gateway.data_dir();
-    let mut in_buffer = BTreeMap::new();
-    let mut entries = Vec::new();
-    let buffer = BufferReader::open(&directory.join("buffer.db"))?;
-    let last = Buffer::open(&directory.join("buffer.db"))?.last_sequence()?;
-    for sequence in 1..=last {
-        let Some(batch) = buffer.batch(sequence)? else { continue };
-        assert_eq!(batch.state, BatchState::Committed, "batch {sequence}");
-        ensure!(in_buffer.insert(Hash(batch.root), batch.readings.len()).is_none(), "twice");
-        entries.extend(batch.readings);
-    }
-    let mut counters = BTreeSet::new();
-    for entry in &entries {
-        let place = (entry.node, entry.epoch, entry.counter);
-        ensure!(counters.insert(place), "counter {}:{} twice", entry.epoch, entry.counter);
-    }
-    let mut recorded = BTreeSet::new();
-    let reader = Reader::open(&directory)?;
-    for height in 1..=reader.tip()?.height.0 {
-        let block = reader.block(Height(height))?.context("a block is missing")?;
-        for transaction in &block.transactions {
-            let Body::Batch(head) = &transaction.draft().body else { continue };
-            ensure!(in_buffer.remove(&head.root).is_some(), "a batch twice, or of nobody");
-            for node in &transaction.attachment().context("no list")?.list {
-                for range in &node.ranges {
-                    for counter in range.first..=range.last {
-                        let place = (node.node.0, range.epoch, counter);
-                        ensure!(recorded.insert(place), "a counter is on the record twice");
-                    }
-                }
-            }
-        }
-    }
-    ensure!(in_buffer.is_empty(), "committed batches that the ledger does not know");
-    ensure!(recorded == counters, "ledger and buffer differ");
-    Ok(entries)
 }
 
 /// A small file system of its own for the data folder.
@@ -325,7 +260,7 @@ fn all_there(mut site: Site) -> Result<()> {
     let acknowledged = values_acknowledged(&site.peer.stop());
     wait_recorded(&site.gateway)?;
     site.gateway.stop()?;
-    let values: BTreeSet<u64> = batches(&site.gateway)?.iter().flat_map(value).collect();
+    let values: BTreeSet<u64> = batches(&site.gateway, None)?.iter().flat_map(value).collect();
     let missing: Vec<u64> = (0..acknowledged).filter(|value| !values.contains(value)).collect();
     ensure!(missing.is_empty(), "acknowledged and lost: {missing:?}");
     Ok(())

@@ -162,6 +162,6 @@ fn without_one_line_sources_are_buffered_and_recorded_later() -> Result<()> {
     wait_state(&gateway, "running")?;
     wait_recorded(&gateway)?;
     gateway.stop()?;
-    ensure!(batches(&gateway)?.len() as u64 >= waiting, "readings are missing");
+    ensure!(batches(&gateway, None)?.len() as u64 >= waiting, "readings are missing");
     Ok(())
 }

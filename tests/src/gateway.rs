@@ -1,6 +1,6 @@
 //! A whole gateway for a test: its own folder, bus, software TPM, UDP port and the real binaries.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::bus::PrivateBus;
+use crate::network::Place;
 use crate::peer::Peer;
 use crate::swtpm::Swtpm;
 
@@ -25,17 +26,56 @@ pub struct Gateway {
     pub tpm: Swtpm,
     /// UDP port of the LoRaWAN side.
     pub lora_port: u16,
+    /// Where it stands among others.
+    pub stand: Stand,
     daemon: Option<Child>,
+}
+
+/// Where a gateway stands among others, and what its configuration says about that.
+#[derive(Debug, Clone)]
+pub struct Stand {
+    /// Where its processes run.
+    pub place: Place,
+    /// Address that it listens on for other gateways, and that they dial.
+    pub address: String,
+    /// Addresses of others that its configuration names.
+    pub others: Vec<String>,
+    /// Whether it looks for others on the network.
+    pub discovery: bool,
+    /// Whether it may found a site that takes software TPMs for real ones.
+    pub insecure: bool,
+}
+
+impl Stand {
+    /// Alone on loopback.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn alone() -> Result<Self> {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        Ok(Self {
+            place: Place::Here,
+            address: format!("127.0.0.1:{port}"),
+            others: Vec::new(),
+            discovery: false,
+            insecure: false,
+        })
+    }
 }
 
 impl Gateway {
     /// Bus and TPM, configured, daemon not started.
     pub fn prepare() -> Result<Self> {
+        Self::prepare_at(Stand::alone()?, &|dir, _| Swtpm::manufacture(dir))
+    }
+
+    /// The same at a place of its own, with a TPM that `make` manufactures in the folder given.
+    pub fn prepare_at(stand: Stand, make: &dyn Fn(&Path, Place) -> Result<Swtpm>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let bus = PrivateBus::start()?;
-        let tpm = Swtpm::manufacture(&dir.path().join("tpm-state"))?;
+        let tpm = make(&dir.path().join("tpm-state"), stand.place.clone())?;
         let lora_port = UdpSocket::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let gateway = Self { dir, bus, tpm, lora_port, daemon: None };
+        let gateway = Self { dir, bus, tpm, lora_port, stand, daemon: None };
         gateway.configure("")?;
         Ok(gateway)
     }
@@ -56,12 +96,12 @@ impl Gateway {
 
     /// Writes the configuration; `more` is appended.
     pub fn configure(&self, more: &str) -> Result<()> {
+        let insecure = self.stand.insecure;
+        let (data, bus, tcti) = (self.data_dir(), self.bus.address(), self.tpm.tcti());
         let text = format!(
-            "data_dir = {:?}\n[bus]\naddress = {:?}\n[tpm]\ntcti = {:?}\n[lora]\nlisten = \
-             \"127.0.0.1:{}\"\n{more}\n",
-            self.data_dir(),
-            self.bus.address(),
-            self.tpm.tcti(),
+            "data_dir = {data:?}\n[bus]\naddress = {bus:?}\n[tpm]\ntcti = {tcti:?}\n\
+             insecure_software_tpm_sites = {insecure}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
+             {more}\n",
             self.lora_port,
         );
         Ok(std::fs::write(self.config(), text)?)
@@ -94,7 +134,10 @@ impl Gateway {
     /// Starts the daemon without waiting.
     pub fn spawn(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
-        let child = Command::new(binary("gatewayd")?)
+        let child = self
+            .stand
+            .place
+            .command(binary("gatewayd")?)
             .arg("--config")
             .arg(self.config())
             .env("TSS2_LOG", "all+NONE")
@@ -163,19 +206,16 @@ impl Gateway {
 
     /// Founds the (unattested) site.
     pub fn init_site(&self) -> Result<Value> {
+        self.found_site(&["--unattested"])
+    }
+
+    /// Founds a site with these options.
+    pub fn found_site(&self, options: &[&str]) -> Result<Value> {
         let (key, passphrase) = self.operator_key();
         std::fs::write(&passphrase, "correct horse battery staple\n")?;
-        self.ctl_json(&[
-            "site",
-            "init",
-            "--name",
-            "test site",
-            "--unattested",
-            "--operator-key",
-            text(&key)?,
-            "--passphrase-file",
-            text(&passphrase)?,
-        ])
+        let init = ["site", "init", "--name", "test site", "--operator-key", text(&key)?];
+        let secret = ["--passphrase-file", text(&passphrase)?];
+        self.ctl_json(&[&init[..], &secret, options].concat())
     }
 
     /// Makes a block: an act of the operator that leaves the policy as it is.

@@ -3,7 +3,11 @@
 pub mod bus;
 pub mod gateway;
 pub mod lora;
+pub mod network;
 pub mod peer;
 pub mod pty;
+pub mod record;
 pub mod sensor;
+pub mod site;
 pub mod swtpm;
+pub mod tpm_maker;

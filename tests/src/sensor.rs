@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::gateway::{Gateway, text};
 use crate::peer::Peer;
+use crate::pty::Cable;
 
 /// What has to be there.
 const MISSING: &str = "the serial sensor needs python3 (package python3)";
@@ -62,6 +63,42 @@ impl SerialSensor {
             "50",
             "--yes",
         ])
+    }
+}
+
+/// A sensor that is plugged into a gateway, paired and sending.
+pub struct Load {
+    /// The sensor.
+    pub peer: Peer,
+    /// Plugged in as long as the sensor sends.
+    _cable: Cable,
+}
+
+impl Load {
+    /// Plugs a new sensor in, with options of its own, and pairs it under this name.
+    ///
+    /// # Errors
+    /// It is not paired in time.
+    pub fn start(gateway: &Gateway, name: &str, options: &[&str]) -> Result<Self> {
+        let cable = Cable::plug(gateway.dir.path(), &format!("cable-{name}"))?;
+        let sensor = SerialSensor::new(gateway.dir.path(), name)?;
+        let peer = sensor.switch_on(cable.sensor(), options)?;
+        sensor.pair(gateway, cable.gateway(), name)?;
+        Ok(Self { peer, _cable: cable })
+    }
+
+    /// Waits until so many more readings are acknowledged.
+    ///
+    /// # Errors
+    /// They are not in time.
+    pub fn wait_more(&self, count: usize) -> Result<()> {
+        self.peer.wait_count("acknowledged", self.peer.count("acknowledged") + count)
+    }
+
+    /// Switches it off; how many readings it has got rid of: acknowledged, or known to be kept.
+    pub fn stop(self) -> u64 {
+        let done = |line: &&String| line.starts_with("acknowledged") || *line == "settled";
+        self.peer.stop().iter().filter(done).count() as u64
     }
 }
 

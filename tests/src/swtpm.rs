@@ -2,56 +2,45 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use crate::network::Place;
+use crate::tpm_maker::{Ek, Maker};
+
+/// Ports in a namespace, where nobody else has any.
+const NAMESPACE_PORT: u16 = 2321;
 
 /// A running `swtpm`; killed when dropped.
 pub struct Swtpm {
     state: PathBuf,
     port: u16,
+    place: Place,
     child: Option<Child>,
 }
 
 impl Swtpm {
-    /// Makes a new TPM with state in `dir` and starts it.
+    /// Makes a new TPM with state in `dir`, by a maker of its own, and starts it.
     pub fn manufacture(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        let config = dir.join("setup.conf");
-        let local_ca = dir.join("localca.conf");
-        let options = dir.join("options.conf");
-        let place = dir.display();
-        std::fs::write(
-            &local_ca,
-            format!(
-                "statedir = {place}\nsigningkey = {place}/ca-key.pem\nissuercert = \
-                 {place}/ca-cert.pem\ncertserial = {place}/serial\n"
-            ),
-        )?;
-        std::fs::write(&options, "--tpm-manufacturer IBM\n--tpm-model swtpm\n--tpm-version 2\n")?;
-        std::fs::write(
-            &config,
-            format!(
-                "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = \
-                 {}\ncreate_certs_tool_options = {}\n",
-                local_ca.display(),
-                options.display()
-            ),
-        )?;
-        let made = Command::new("swtpm_setup")
-            .args(["--tpm2", "--createek", "--create-ek-cert", "--lock-nvram", "--overwrite"])
-            .args(["--pcr-banks", "sha256", "--tpmstate"])
-            .arg(dir)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .output()
-            .context("swtpm_setup (package swtpm-tools)")?;
-        if !made.status.success() {
-            bail!("swtpm_setup: {}", String::from_utf8_lossy(&made.stdout));
+        Self::made_by(&Maker::new(dir)?, Ek::Both, dir, Place::Here)
+    }
+
+    /// Makes a new TPM of this maker's, certified for one kind of key, and starts it.
+    pub fn made_by(maker: &Maker, kind: Ek, dir: &Path, place: Place) -> Result<Self> {
+        maker.make(dir)?;
+        if kind != Ek::Both {
+            // The maker's tools reach it here, wherever it will stand.
+            maker.certify_only(kind, &Self::with_state(dir, Place::Here)?.tcti())?;
         }
-        let mut tpm = Self { state: dir.to_owned(), port: free_port_pair()?, child: None };
+        Self::with_state(dir, place)
+    }
+
+    /// Starts a TPM on a state that is there, as a copied disk has it.
+    pub fn with_state(dir: &Path, place: Place) -> Result<Self> {
+        let port = if place == Place::Here { free_port_pair()? } else { NAMESPACE_PORT };
+        let mut tpm = Self { state: dir.to_owned(), port, place, child: None };
         tpm.start()?;
         Ok(tpm)
     }
@@ -64,7 +53,9 @@ impl Swtpm {
     /// Starts it (again) on the same ports and state.
     pub fn start(&mut self) -> Result<()> {
         let (port, control) = (self.port, self.port + 1);
-        let child = Command::new("swtpm")
+        let child = self
+            .place
+            .command("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
             .args(["--ctrl", &format!("type=tcp,port={control},bindaddr=127.0.0.1")])
@@ -75,10 +66,10 @@ impl Swtpm {
             .stderr(Stdio::null())
             .spawn()
             .context("swtpm (package swtpm)")?;
+        let process = child.id();
         self.child = Some(child);
-        // The control port answers once the TPM is up; the command port takes one client only.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", control)).is_err() {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !listens(process, control) {
             if Instant::now() > deadline {
                 bail!("swtpm does not listen on port {control}");
             }
@@ -94,7 +85,7 @@ impl Swtpm {
     pub fn hang(&self, hung: bool) -> Result<()> {
         let pid = self.child.as_ref().context("no TPM runs")?.id().to_string();
         let signal = if hung { "-STOP" } else { "-CONT" };
-        let told = Command::new("kill").args([signal, &pid]).status()?;
+        let told = std::process::Command::new("kill").args([signal, &pid]).status()?;
         anyhow::ensure!(told.success(), "kill {signal}");
         Ok(())
     }
@@ -113,6 +104,18 @@ impl Drop for Swtpm {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whether a port is listened to in the network of this process. The control port is opened last;
+/// the command port takes one client only, so nobody knocks there.
+fn listens(process: u32, port: u16) -> bool {
+    let sockets = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
+    let (address, listening) = (format!(":{port:04X}"), "0A");
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&address))
+            && fields.nth(1) == Some(listening)
+    })
 }
 
 /// A free TCP port whose successor is free too.

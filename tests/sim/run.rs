@@ -8,49 +8,14 @@ use ledger::node::{Input, Now};
 use ledger::store::Store;
 use tempfile::TempDir;
 
+use crate::adversary::Adversary;
+use crate::clock::WallClock;
 use crate::disk::{Disk, Fuse};
+use crate::network::Network;
+use crate::plan::Plan;
 use crate::random::Random;
-use crate::site::{START_MS, Site};
+use crate::site::Site;
 use crate::witness::Witness;
-
-/// What a run is to go through.
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
-    pub(crate) voters: usize,
-    /// The run ends when every gateway that is not away has stored this many blocks.
-    pub(crate) blocks: u64,
-    /// Power cuts, spread over the run.
-    pub(crate) crashes: u64,
-    /// Messages lost, percent.
-    pub(crate) loss: u64,
-    /// Gateways without a vote.
-    pub(crate) followers: usize,
-    /// Gateways that never run.
-    pub(crate) away: usize,
-    /// Each power cut of the first voter also damages its log, in one copy or both.
-    pub(crate) damage: bool,
-}
-
-impl Plan {
-    pub(crate) fn quiet(seed: u64) -> Self {
-        Self {
-            seed,
-            voters: 1,
-            blocks: 10,
-            crashes: 0,
-            loss: 0,
-            followers: 0,
-            away: 0,
-            damage: false,
-        }
-    }
-}
-
-impl Plan {
-    fn gateways(&self) -> usize {
-        self.voters + self.followers
-    }
-}
 
 enum Event {
     Deliver { to: usize, from: NodeId, bytes: Vec<u8> },
@@ -58,6 +23,10 @@ enum Event {
     Submit,
     LightFuse,
     Restart { gateway: usize },
+    Cut,
+    Heal,
+    Jump,
+    Blackout,
 }
 
 struct Gateway {
@@ -69,8 +38,8 @@ struct Gateway {
     /// Virtual time of its last start: its monotonic clock counts from there.
     booted_ms: u64,
     wake_ms: Option<u64>,
-    /// How far its wall clock is off, milliseconds.
-    skew_ms: u64,
+    clock: WallClock,
+    adversary: Option<Adversary>,
 }
 
 pub(crate) struct Run {
@@ -83,7 +52,21 @@ pub(crate) struct Run {
     sequence: u64,
     now_ms: u64,
     nonce: u64,
+    network: Network,
     crashes_left: u64,
+    cuts_left: u64,
+    blackout_ms: Option<u64>,
+    /// Virtual time by which there must be progress again.
+    patience_ms: u64,
+}
+
+/// What a run leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Of everything that was said and stored.
+    pub(crate) fingerprint: u64,
+    /// How often an honest gateway noticed two signed votes for one place.
+    pub(crate) evidence: u64,
 }
 
 /// No run takes longer, in virtual time.
@@ -95,49 +78,67 @@ impl Run {
         let founding = site.founding();
         let mut random = Random::new(plan.seed);
         let gateways = (0..plan.gateways())
-            .map(|_| {
-                let directory = tempfile::tempdir().unwrap();
+            .map(|index| {
+                let directory = folder();
                 Store::found(directory.path(), &founding).unwrap();
                 let fuse = Fuse::default();
                 let disks = [Disk::new(&fuse), Disk::new(&fuse)];
-                let skew_ms = random.below(2_000);
-                let wake_ms = None;
-                Gateway { directory, disks, fuse, host: None, booted_ms: 0, wake_ms, skew_ms }
+                let clock = WallClock::new(plan.clocks, index, &mut random);
+                let villain = plan.villain.filter(|_| plan.is_villain(index));
+                let key = || site.votes[index].clone();
+                let adversary =
+                    villain.map(|villain| Adversary::new(villain, key(), site.chain_id()));
+                let (host, wake_ms) = (None, None);
+                Gateway { directory, disks, fuse, host, booted_ms: 0, wake_ms, clock, adversary }
             })
             .collect();
-        let crashes_left = plan.crashes;
+        let (crashes_left, cuts_left) = (plan.crashes, plan.cuts);
+        let blackout_ms = plan.blackout_ms;
+        let liars = (0..plan.gateways()).filter(|gateway| plan.is_villain(*gateway));
+        let liars = liars.map(|gateway| site.nodes[gateway]).collect();
         let mut run = Self {
             plan,
             site,
             random,
-            witness: Witness::default(),
+            witness: Witness::new(liars),
             gateways,
             events: BTreeMap::new(),
             sequence: 0,
             now_ms: 0,
             nonce: 0,
+            network: Network::default(),
             crashes_left,
+            cuts_left,
+            blackout_ms,
+            patience_ms: PATIENCE_MS,
         };
-        for gateway in 0..run.plan.gateways() - run.plan.away {
+        for gateway in 0..run.plan.running() {
             run.start(gateway);
         }
         run.after(100, Event::Submit);
+        run.after(2_000, Event::Jump);
         if run.crashes_left > 0 {
             run.after(500, Event::LightFuse);
+        }
+        if run.cuts_left > 0 {
+            run.after(1_000, Event::Cut);
+        }
+        if run.blackout_ms.is_some() {
+            run.after(3_000, Event::Blackout);
         }
         run
     }
 
-    /// Runs to the end of the plan and returns the fingerprint of everything that happened.
-    pub(crate) fn finish(mut self) -> u64 {
+    /// Runs to the end of the plan.
+    pub(crate) fn finish(mut self) -> Report {
         while !self.is_done() {
             let ((at_ms, _), event) = self.events.pop_first().expect("something is always due");
             self.now_ms = at_ms;
-            assert!(at_ms < PATIENCE_MS, "no progress: {}", self.describe());
+            assert!(at_ms < self.patience_ms, "no progress: {}", self.describe());
             self.handle(event);
         }
         self.check_stores();
-        self.witness.fingerprint()
+        Report { fingerprint: self.witness.fingerprint(), evidence: self.witness.evidence }
     }
 
     fn describe(&self) -> String {
@@ -154,12 +155,25 @@ impl Run {
     fn is_done(&self) -> bool {
         let stored =
             |gateway| self.witness.stored.get(&gateway).is_some_and(|h| h.0 >= self.plan.blocks);
-        self.crashes_left == 0 && (0..self.plan.gateways() - self.plan.away).all(stored)
+        self.crashes_left == 0
+            && self.cuts_left == 0
+            && self.blackout_ms.is_none()
+            && self.honest().all(stored)
+    }
+
+    /// Gateways that run and do not lie.
+    fn honest(&self) -> impl Iterator<Item = usize> {
+        (0..self.plan.running()).filter(|gateway| !self.plan.is_villain(*gateway))
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Deliver { to, from, bytes } => self.feed(to, Input::Message { from, bytes }),
+            Event::Deliver { to, from, bytes } => {
+                if let Some(adversary) = &mut self.gateways[to].adversary {
+                    adversary.hears(&bytes, &mut self.random);
+                }
+                self.feed(to, Input::Message { from, bytes });
+            }
             Event::Wake { gateway } => {
                 if self.gateways[gateway].wake_ms == Some(self.now_ms) {
                     self.gateways[gateway].wake_ms = None;
@@ -185,7 +199,57 @@ impl Run {
                     self.after(pause, Event::LightFuse);
                 }
             }
-            Event::Restart { gateway } => self.start(gateway),
+            // A blackout may have brought it back already.
+            Event::Restart { gateway } if self.gateways[gateway].host.is_none() => {
+                self.start(gateway);
+            }
+            Event::Restart { .. } => {}
+            Event::Cut => {
+                self.network.cut(&mut self.random);
+                let pause = 500 + self.random.below(10_000);
+                self.after(pause, Event::Heal);
+            }
+            Event::Heal => {
+                self.network.heal();
+                self.cuts_left = self.cuts_left.saturating_sub(1);
+                if self.cuts_left > 0 {
+                    let pause = 500 + self.random.below(3_000);
+                    self.after(pause, Event::Cut);
+                }
+            }
+            Event::Jump => {
+                for each in &mut self.gateways {
+                    each.clock.jump(&mut self.random);
+                }
+                self.after(5_000, Event::Jump);
+            }
+            Event::Blackout => self.black_out(),
+        }
+    }
+
+    /// The power of the whole site goes, and comes back much later.
+    fn black_out(&mut self) {
+        let Some(length_ms) = self.blackout_ms.take() else {
+            return;
+        };
+        self.witness.mix(b"blackout");
+        for gateway in 0..self.plan.running() {
+            if let Some(host) = self.gateways[gateway].host.take() {
+                drop(host);
+                self.lose_power(gateway);
+            }
+        }
+        // What was on its way never arrives; what was planned happens after the blackout.
+        let events = std::mem::take(&mut self.events);
+        self.patience_ms += length_ms;
+        for ((at_ms, sequence), event) in events {
+            if !matches!(event, Event::Deliver { .. } | Event::Wake { .. }) {
+                self.events.insert((at_ms + length_ms, sequence), event);
+            }
+        }
+        for gateway in 0..self.plan.running() {
+            let pause = length_ms + self.random.below(60_000);
+            self.after(pause, Event::Restart { gateway });
         }
     }
 
@@ -211,15 +275,13 @@ impl Run {
     fn outward(&mut self, gateway: usize, out: Outward) {
         match out {
             Outward::Publish(bytes) => {
-                self.witness.sent(&bytes);
-                for to in (0..self.plan.gateways()).filter(|to| *to != gateway) {
-                    self.send(gateway, to, bytes.clone());
-                }
+                let others: Vec<_> =
+                    (0..self.plan.gateways()).filter(|to| *to != gateway).collect();
+                self.say(gateway, &others, bytes);
             }
             Outward::Send { to, bytes } => {
-                self.witness.sent(&bytes);
                 if let Some(to) = self.site.nodes.iter().position(|node| *node == to) {
-                    self.send(gateway, to, bytes);
+                    self.say(gateway, &[to], bytes);
                 }
             }
             Outward::Committed(committed) => {
@@ -227,18 +289,31 @@ impl Run {
             }
             // An act whose nonce came too late or whose twin was first: the network's doing.
             Outward::Refused { .. } => {}
-            Outward::Equivocation(votes) => panic!("nobody is dishonest here: {votes:?}"),
+            Outward::Equivocation(votes) => {
+                let accused = self.site.nodes.iter().position(|node| *node == votes.0.voter);
+                assert!(accused.is_some_and(|node| self.plan.is_villain(node)), "{votes:?}");
+                self.witness.evidence += 1;
+            }
             Outward::DiskFull => panic!("the disk is not full"),
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
-        if self.random.percent(self.plan.loss) {
-            return;
+    /// What a gateway says, or what an adversary makes of it.
+    fn say(&mut self, from: usize, to: &[usize], bytes: Vec<u8>) {
+        let letters = match &mut self.gateways[from].adversary {
+            Some(adversary) => adversary.says(to, bytes, &mut self.random),
+            None => {
+                self.witness.sent(&bytes);
+                to.iter().map(|to| (*to, bytes.clone())).collect()
+            }
+        };
+        let node = self.site.nodes[from];
+        for (to, bytes) in letters {
+            for delay in self.network.delays(&self.plan, from, to, &mut self.random) {
+                let bytes = bytes.clone();
+                self.after(delay, Event::Deliver { to, from: node, bytes });
+            }
         }
-        let delay = 1 + self.random.below(30);
-        let from = self.site.nodes[from];
-        self.after(delay, Event::Deliver { to, from, bytes });
     }
 
     fn start(&mut self, gateway: usize) {
@@ -262,6 +337,13 @@ impl Run {
         drop(host);
         self.crashes_left = self.crashes_left.saturating_sub(1);
         self.witness.mix(b"cut");
+        self.lose_power(gateway);
+        let pause = 10 + self.random.below(5_000);
+        self.after(pause, Event::Restart { gateway });
+    }
+
+    /// What a power cut does to the log.
+    fn lose_power(&mut self, gateway: usize) {
         let disks = self.gateways[gateway].disks.clone();
         // A voter whose log is lost is silent for a height: more than f of them at once are a
         // case for `site recover`, so it is always the same one.
@@ -273,8 +355,6 @@ impl Run {
         for disk in &disks {
             disk.cut_power(&mut self.random);
         }
-        let pause = 10 + self.random.below(5_000);
-        self.after(pause, Event::Restart { gateway });
     }
 
     fn schedule_wake(&mut self, gateway: usize, now: Now) {
@@ -293,8 +373,8 @@ impl Run {
         let each = &self.gateways[gateway];
         Now {
             mono_ms: self.now_ms - each.booted_ms,
-            wall_ms: START_MS + each.skew_ms + self.now_ms,
-            synchronised: gateway % 3 != 2,
+            wall_ms: each.clock.wall_ms(self.now_ms),
+            synchronised: each.clock.is_synchronised(),
         }
     }
 
@@ -317,4 +397,9 @@ impl Run {
             }
         }
     }
+}
+
+/// A folder in memory where there is one: what a sync is worth is the simulated disk's to say.
+fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }

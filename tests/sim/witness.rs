@@ -1,6 +1,6 @@
 //! Sees everything that leaves any gateway, for ever, and compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ledger::certificate::VoteType;
 use ledger::codec::Decode;
@@ -10,6 +10,8 @@ use ledger::ids::{Hash, Height, NodeId};
 /// Everything that was ever said and stored in a run.
 #[derive(Default)]
 pub(crate) struct Witness {
+    /// Whose signatures prove nothing.
+    liars: BTreeSet<NodeId>,
     votes: BTreeMap<(NodeId, Height, u32, bool), Option<Hash>>,
     proposals: BTreeMap<(NodeId, Height, u32), (Hash, Option<u32>)>,
     /// Header hash of each height, as the first gateway stored it.
@@ -17,15 +19,22 @@ pub(crate) struct Witness {
     /// The highest height that each gateway has stored.
     pub(crate) stored: BTreeMap<usize, Height>,
     fingerprint: u64,
+    /// How often an honest gateway noticed two signed votes for one place.
+    pub(crate) evidence: u64,
 }
 
 impl Witness {
+    pub(crate) fn new(liars: BTreeSet<NodeId>) -> Self {
+        Self { liars, ..Self::default() }
+    }
+
+    /// What an honest gateway says; it may repeat what a liar signed.
     pub(crate) fn sent(&mut self, bytes: &[u8]) {
         self.mix(bytes);
         match Message::from_bytes(bytes).expect("a gateway sends canonical messages") {
             Message::Vote(vote) => self.vote(&vote),
             Message::Justification(group) => group.votes.iter().for_each(|vote| self.vote(vote)),
-            Message::Proposal(proposal) => {
+            Message::Proposal(proposal) if !self.liars.contains(&proposal.proposer) => {
                 let place = (proposal.proposer, proposal.height, proposal.round);
                 let said = (proposal.block, proposal.valid_round);
                 let before = *self.proposals.entry(place).or_insert(said);
@@ -36,6 +45,9 @@ impl Witness {
     }
 
     fn vote(&mut self, vote: &Vote) {
+        if self.liars.contains(&vote.voter) {
+            return;
+        }
         let precommit = vote.kind == VoteType::Precommit;
         let place = (vote.voter, vote.height, vote.round, precommit);
         let before = *self.votes.entry(place).or_insert(vote.block);

@@ -1,0 +1,50 @@
+//! The network between gateways: slow, lossy, doubling, and at times in two parts.
+
+use crate::plan::Plan;
+use crate::random::Random;
+
+/// Whom whom reaches now.
+#[derive(Default)]
+pub(crate) struct Network {
+    /// One bit for each gateway that is on the far side of the cut.
+    far: u64,
+}
+
+impl Network {
+    /// Cuts some gateways off from the others.
+    pub(crate) fn cut(&mut self, random: &mut Random) {
+        self.far = random.next();
+    }
+
+    /// Everybody reaches everybody again.
+    pub(crate) fn heal(&mut self) {
+        self.far = 0;
+    }
+
+    fn side(&self, gateway: usize) -> bool {
+        self.far >> gateway & 1 == 1
+    }
+
+    pub(crate) fn are_connected(&self, one: usize, other: usize) -> bool {
+        self.side(one) == self.side(other)
+    }
+
+    /// After how many milliseconds a message arrives: not at all, once, or twice.
+    pub(crate) fn delays(
+        &self,
+        plan: &Plan,
+        from: usize,
+        to: usize,
+        random: &mut Random,
+    ) -> Vec<u64> {
+        if !self.are_connected(from, to) || random.percent(plan.loss) {
+            return Vec::new();
+        }
+        let copies = if random.percent(plan.doubled) { 2 } else { 1 };
+        let delay = |_| {
+            let slowest = if random.percent(plan.late) { 2_000 } else { 30 };
+            1 + random.below(slowest)
+        };
+        (0..copies).map(delay).collect()
+    }
+}

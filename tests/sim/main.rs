@@ -178,6 +178,14 @@ fn two_voters_of_seven_lie() {
 }
 
 #[test]
+fn two_voters_of_four_are_lost_for_ever_and_the_operator_recovers() {
+    let plan =
+        |seed| Plan { voters: 4, blocks: 12, followers: 1, loss: 5, lost: 2, ..Plan::quiet(seed) };
+    with_seeds("recovery", 10, plan);
+    with_seeds("recovery, cuts", 10, |seed| Plan { cuts: 2, crashes: 2, ..plan(seed) });
+}
+
+#[test]
 fn everything_at_once() {
     with_seeds("storm", 200, storm::plan);
 }

@@ -28,6 +28,9 @@ pub(crate) struct Plan {
     pub(crate) clocks: Clocks,
     /// All power is off once, for so many milliseconds.
     pub(crate) blackout_ms: Option<u64>,
+    /// So many of the last voters are lost for ever, and the operator begins a new era with the
+    /// others.
+    pub(crate) lost: usize,
     /// The last voters are this: at most as many as the site stands.
     pub(crate) villain: Option<Villain>,
 }
@@ -59,6 +62,7 @@ impl Plan {
             damage: false,
             clocks: Clocks::Near,
             blackout_ms: None,
+            lost: 0,
             villain: None,
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use ledger::host::{Host, HostError, Outward};
-use ledger::ids::NodeId;
+use ledger::ids::{Era, NodeId};
 use ledger::node::{Input, Now};
 use ledger::store::Store;
+use ledger::transaction::Survivor;
 use tempfile::TempDir;
 
 use crate::adversary::Adversary;
@@ -27,6 +28,8 @@ enum Event {
     Heal,
     Jump,
     Blackout,
+    Lose,
+    Recover,
 }
 
 struct Gateway {
@@ -56,6 +59,10 @@ pub(crate) struct Run {
     crashes_left: u64,
     cuts_left: u64,
     blackout_ms: Option<u64>,
+    /// Gateways that will never run again.
+    lost: Vec<usize>,
+    /// A new era is to begin.
+    unrecovered: bool,
     /// Virtual time by which there must be progress again.
     patience_ms: u64,
 }
@@ -93,7 +100,7 @@ impl Run {
             })
             .collect();
         let (crashes_left, cuts_left) = (plan.crashes, plan.cuts);
-        let blackout_ms = plan.blackout_ms;
+        let (blackout_ms, unrecovered) = (plan.blackout_ms, plan.lost > 0);
         let liars = (0..plan.gateways()).filter(|gateway| plan.is_villain(*gateway));
         let liars = liars.map(|gateway| site.nodes[gateway]).collect();
         let mut run = Self {
@@ -110,6 +117,8 @@ impl Run {
             crashes_left,
             cuts_left,
             blackout_ms,
+            lost: Vec::new(),
+            unrecovered,
             patience_ms: PATIENCE_MS,
         };
         for gateway in 0..run.plan.running() {
@@ -122,6 +131,9 @@ impl Run {
         }
         if run.cuts_left > 0 {
             run.after(1_000, Event::Cut);
+        }
+        if run.unrecovered {
+            run.after(4_000, Event::Lose);
         }
         if run.blackout_ms.is_some() {
             run.after(3_000, Event::Blackout);
@@ -158,12 +170,15 @@ impl Run {
         self.crashes_left == 0
             && self.cuts_left == 0
             && self.blackout_ms.is_none()
+            && !self.unrecovered
             && self.honest().all(stored)
     }
 
     /// Gateways that run and do not lie.
     fn honest(&self) -> impl Iterator<Item = usize> {
-        (0..self.plan.running()).filter(|gateway| !self.plan.is_villain(*gateway))
+        let honest =
+            |gateway: &usize| !self.plan.is_villain(*gateway) && !self.lost.contains(gateway);
+        (0..self.plan.running()).filter(honest)
     }
 
     fn handle(&mut self, event: Event) {
@@ -200,7 +215,9 @@ impl Run {
                 }
             }
             // A blackout may have brought it back already.
-            Event::Restart { gateway } if self.gateways[gateway].host.is_none() => {
+            Event::Restart { gateway }
+                if self.gateways[gateway].host.is_none() && !self.lost.contains(&gateway) =>
+            {
                 self.start(gateway);
             }
             Event::Restart { .. } => {}
@@ -224,6 +241,49 @@ impl Run {
                 self.after(5_000, Event::Jump);
             }
             Event::Blackout => self.black_out(),
+            Event::Lose => {
+                self.lost = (self.plan.voters - self.plan.lost..self.plan.voters).collect();
+                for gateway in self.lost.clone() {
+                    self.gateways[gateway].host = None;
+                }
+                self.after(10_000, Event::Recover);
+            }
+            Event::Recover => self.recover(),
+        }
+    }
+
+    /// The operator begins a new era on the highest block that a survivor has.
+    fn recover(&mut self) {
+        let survivors: Vec<_> =
+            (0..self.plan.voters).filter(|gateway| !self.lost.contains(gateway)).collect();
+        let height = |gateway: &usize| {
+            self.gateways[*gateway].host.as_ref().map(|host| host.node().tip().height)
+        };
+        // Followers count: the operator is shown every tip that there is. One that has no power
+        // now may be the highest: wait for it.
+        let left: Vec<_> = self.honest().collect();
+        let all_there = left.iter().all(|gateway| height(gateway).is_some());
+        let Some(best) = left.into_iter().max_by_key(height).filter(|_| all_there) else {
+            return self.after(500, Event::Recover);
+        };
+        let mut nodes: Vec<_> = survivors.iter().map(|gateway| self.site.nodes[*gateway]).collect();
+        nodes.sort_unstable();
+        let list = nodes.into_iter().map(|node| Survivor { node, new_vote_key: None }).collect();
+        self.nonce += 1;
+        let node = self.gateways[best].host.as_ref().map(Host::node);
+        let Some(Ok(draft)) = node.map(|node| node.prepare_recovery(list, self.nonce, u64::MAX))
+        else {
+            return self.after(500, Event::Recover);
+        };
+        let act = draft.sign(&self.site.operator);
+        // What the lost ones alone had stored is lost with them.
+        self.witness.chain.retain(|stored, _| Some(*stored) <= height(&best));
+        self.feed(best, Input::Submit(Box::new(act)));
+        let node = self.gateways[best].host.as_ref().map(Host::node);
+        if node.is_some_and(|node| node.state().era() == Era(1)) {
+            self.unrecovered = false;
+        } else {
+            self.after(500, Event::Recover);
         }
     }
 
@@ -385,7 +445,8 @@ impl Run {
 
     /// At the end every store holds the one chain.
     fn check_stores(&self) {
-        for (index, each) in self.gateways.iter().enumerate() {
+        let kept = |(index, _): &(usize, &Gateway)| !self.lost.contains(index);
+        for (index, each) in self.gateways.iter().enumerate().filter(kept) {
             let reader = ledger::store::Reader::open(each.directory.path()).unwrap();
             let tip = reader.tip().unwrap();
             for (height, hash) in self.witness.chain.range(..=tip.height) {

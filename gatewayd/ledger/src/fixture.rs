@@ -1,5 +1,9 @@
 //! A site for unit tests: keys, a state, and blocks made by the real rules.
 
+mod membership;
+
+pub(crate) use membership::signatures;
+
 use alloc::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
 
 use crate::{
@@ -48,8 +52,9 @@ impl GatewayKeys {
     }
 }
 
-/// A site with one founder; further gateways are put into the state by hand, as `Admit` is for
-/// a later version.
+/// A site with one founder; further gateways come in by real transactions, or are put into the
+/// state by hand where admission is not what is tested.
+#[derive(Clone)]
 pub(crate) struct Fixture {
     pub(crate) genesis: Genesis,
     pub(crate) operator: SigningKey,
@@ -66,7 +71,11 @@ pub(crate) struct Fixture {
     nonces: BTreeMap<Author, u64>,
 }
 
-pub(crate) fn genesis(operator: &SigningKey, founder: &GatewayKeys) -> Genesis {
+pub(crate) fn genesis(
+    operator: &SigningKey,
+    founder: &GatewayKeys,
+    attestation: FounderAttestation,
+) -> Genesis {
     let salt = Hash([7; 32]);
     let context = Genesis::context(&salt);
     let (identity, vote) = (founder.identity.public_key(), founder.vote.public_key());
@@ -85,7 +94,7 @@ pub(crate) fn genesis(operator: &SigningKey, founder: &GatewayKeys) -> Genesis {
                 .sign_digest(&vote_possession_digest(&context, &identity, &vote)),
             ek_digest: Hash([8; 32]),
             ak_name: TpmName([9; 34]),
-            attestation: FounderAttestation::Unattested,
+            attestation,
         },
         policy: Policy::default(),
         salt,
@@ -93,9 +102,14 @@ pub(crate) fn genesis(operator: &SigningKey, founder: &GatewayKeys) -> Genesis {
 }
 
 impl Fixture {
+    /// A site on a software TPM.
     pub(crate) fn new() -> Self {
+        Self::founded(FounderAttestation::Unattested)
+    }
+
+    pub(crate) fn founded(attestation: FounderAttestation) -> Self {
         let (operator, founder) = (key(200), GatewayKeys::new(1));
-        let genesis = genesis(&operator, &founder);
+        let genesis = genesis(&operator, &founder, attestation);
         Self {
             state: State::from_genesis(&genesis),
             tip: Tip::genesis(&genesis),

@@ -3,7 +3,9 @@
 mod absurd;
 mod governance;
 mod light_nodes;
+mod membership;
 mod readings;
+mod voters;
 
 use alloc::{vec, vec::Vec};
 

@@ -12,19 +12,19 @@ use crate::{
     block::Block,
     certificate::Certificate,
     codec::{Decode, DecodeError, Encode, Text},
-    fixture::{Fixture, GatewayKeys, key},
+    fixture::{Fixture, GatewayKeys, START_MS, key},
     genesis::Genesis,
     header::Header,
-    ids::{Era, Hash, NodeId},
+    ids::{Era, Hash, Height, NodeId},
     merkle::Frontier,
     operator::{Request, SignedAct},
-    policy::Policy,
+    policy::{NextVersion, Policy, Window},
     proof::{Anchor, Proof, ReadingProof, Subject, Target},
     state::{Event, Key, Record, StateProof},
     transaction::{
-        Attachment, Author, Body, NodeAct, OperatorRotation, Recover, Refusal, Reserve,
-        ReserveItem, Retire, RotateKey, Survivor, Suspend, SuspendCause, Tally, TallyCount,
-        TallyKind, TicketPurpose, Transaction,
+        Attachment, Author, Authorship, Body, Document, DocumentKind, NodeAct, OperatorRotation,
+        PolicyAct, Recover, Refusal, Reserve, ReserveItem, Retire, RotateKey, Survivor, Suspend,
+        SuspendCause, Tally, TallyCount, TallyKind, TicketPurpose, Transaction,
     },
     validator_set::ValidatorSet,
 };
@@ -65,7 +65,7 @@ fn transactions(site: &mut Fixture, other: &GatewayKeys) -> Vec<Transaction> {
     let count = TallyCount { kind: TallyKind::BadMic, frames: 300, senders: 7 };
     let ticket = site.window_ticket(TicketPurpose::Retire, &node);
     let by_operator = [
-        Policy::default().into(),
+        policy_act().into(),
         Body::Suspend(Suspend { node, reason: reason(), cause: SuspendCause::Operator }),
         Body::Pardon(act.clone()),
         Body::Revoke(act),
@@ -87,7 +87,60 @@ fn transactions(site: &mut Fixture, other: &GatewayKeys) -> Vec<Transaction> {
     let cut = site.cut(&[(node, 1, 0), (node, 1, 1), (node, 1, 5)]);
     let receipt = site.receipt(other, &cut);
     all.push(site.batch(&cut, vec![receipt]));
+    for body in site.membership_bodies() {
+        all.push(match body.authorship() {
+            Authorship::Operator => site.by_operator(body),
+            Authorship::IdentityKey => site.by_identity(body),
+            _ => site.by_founder(body),
+        });
+    }
     all
+}
+
+/// Its kind; a suspension by rule with its cause.
+fn name_of(transaction: &Transaction) -> String {
+    let body = &transaction.draft().body;
+    let cause = match body {
+        Body::Suspend(Suspend { cause: SuspendCause::FailedAttestation(_), .. }) => "-failed",
+        Body::Suspend(Suspend { cause: SuspendCause::Equivocation(_), .. }) => "-equivocation",
+        _ => "",
+    };
+    format!("transaction-{:?}{cause}", body.kind())
+}
+
+/// A policy that brings a document of each kind.
+fn policy_act() -> PolicyAct {
+    let anchor = Document { kind: DocumentKind::Anchor, bytes: vec![0x30, 0x03] };
+    let values = Document { kind: DocumentKind::ReferenceValues, bytes: vec![0x80] };
+    let policy = Policy {
+        ek_anchors: vec![anchor.hash()],
+        reference_values: vec![Window { document: values.hash(), until_ms: START_MS }],
+        next_version: Some(NextVersion { state_version: 2, height: Height(1_000) }),
+        ..Policy::default()
+    };
+    PolicyAct::new(policy, vec![anchor, values])
+}
+
+/// Entries of the state that a young site has not.
+fn later_entries(site: &mut Fixture) -> Vec<Golden> {
+    let keys = GatewayKeys::new(60);
+    site.admit(&keys);
+    let mut act = policy_act();
+    act.policy.next_version = None;
+    let documents: Vec<_> = act.documents.iter().map(Document::hash).collect();
+    let act = site.by_operator(act.into());
+    site.commit(vec![act]).unwrap();
+    let named = documents.into_iter().map(Key::Document);
+    let keys =
+        [Key::TpmModel(Hash([3; 32])), Key::Approval(keys.node()), Key::Gateway(keys.node())];
+    keys.into_iter()
+        .chain(named)
+        .map(|key| {
+            let name = format!("state-{}", hex(&key.to_bytes()));
+            let bytes = site.state.value(&key).unwrap();
+            Golden { name, bytes, again: |bytes| Ok(bytes.to_vec()) }
+        })
+        .collect()
 }
 
 fn chain_values(site: &mut Fixture) -> Vec<Golden> {
@@ -137,8 +190,7 @@ fn all() -> Vec<Golden> {
     let mut values = vec![golden("genesis", &site.genesis)];
     let other = site.add_member(20);
     for transaction in transactions(&mut site, &other) {
-        let name = format!("transaction-{:?}", transaction.draft().body.kind());
-        values.push(golden(name, &transaction));
+        values.push(golden(name_of(&transaction), &transaction));
     }
     let mut site = Fixture::new();
     values.extend(chain_values(&mut site));
@@ -146,6 +198,7 @@ fn all() -> Vec<Golden> {
         let name = format!("state-{}", hex(&key));
         values.push(Golden { name, bytes: value, again: |bytes| Ok(bytes.to_vec()) });
     }
+    values.extend(later_entries(&mut Fixture::hardware()));
     let anchor = Anchor::of(&site.tip.header).to_code();
     let anchor = Golden {
         name: "anchor-code".into(),

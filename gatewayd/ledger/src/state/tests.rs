@@ -58,7 +58,7 @@ fn bodies(site: &mut Fixture) -> Vec<Body> {
         survivors: vec![Survivor { node: site.gateway(), new_vote_key: None }],
         block_digest: Hash::ZERO,
     };
-    vec![
+    let mut all = vec![
         Policy::default().into(),
         suspension(node),
         Body::Pardon(act(node)),
@@ -74,7 +74,9 @@ fn bodies(site: &mut Fixture) -> Vec<Body> {
         Body::Tally(Tally { hour: 1, counts: vec![count] }),
         Body::Refusal(Refusal { node, reason: Text::new("clone").unwrap() }),
         Body::RotateKey(RotateKey::new(&chain, &identity, &key(78))),
-    ]
+    ];
+    all.extend(site.membership_bodies());
+    all
 }
 
 fn with_attachment(
@@ -109,7 +111,7 @@ fn the_right_author_of_each_kind_is_let_in() {
     let mut site = Fixture::new();
     for body in bodies(&mut site) {
         let kind = body.kind();
-        let (author, key) = match kind.authorship() {
+        let (author, key) = match body.authorship() {
             Authorship::Operator => (Author::Operator, site.operator.clone()),
             Authorship::IdentityKey => {
                 (Author::Node(site.gateway()), site.founder.identity.clone())
@@ -130,7 +132,7 @@ fn the_wrong_author_of_each_kind_is_refused() {
         let kind = body.kind();
         let node = Author::Node(site.gateway());
         // (who is named as author, whose key signs): each wrong in one way.
-        let wrong = match kind.authorship() {
+        let wrong = match body.authorship() {
             Authorship::Operator => vec![
                 (node, site.founder.vote.clone()),
                 (node, site.founder.identity.clone()),

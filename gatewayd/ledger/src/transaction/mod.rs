@@ -13,6 +13,7 @@ mod membership;
 mod policy_act;
 mod readings;
 mod registry;
+mod statement;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,9 @@ pub use act::{
 pub use body::Body;
 pub use kind::{Authorship, Kind};
 pub use membership::{
-    Activate, Admit, Attest, ClaimVerdict, Equivocation, FailedAttestation, FounderResult,
-    GatewayApproval, Label, Leave, MAX_CLAIMS, Offline, Online, Purpose, QuorumSignature, Replace,
-    Statement, Suspend, SuspendCause, activate_digest, offline_digest, ready_digest,
+    Activate, Admit, Attest, Equivocation, FailedAttestation, FounderResult, GatewayApproval,
+    Leave, Offline, Online, Replace, Suspend, SuspendCause, activate_digest, offline_digest,
+    ready_digest,
 };
 pub use policy_act::{Document, DocumentKind, MAX_DOCUMENT, MAX_DOCUMENTS, PolicyAct};
 pub use readings::{
@@ -39,6 +40,7 @@ pub use registry::{
     Assign, AssignItem, AssignReason, HolderProof, MAX_GROUP, MAX_HOLDERS, Register, Reserve,
     ReserveItem, Retire, Session, Ticket, TicketIssuer, TicketPurpose, holder_digest,
 };
+pub use statement::{ClaimVerdict, Label, MAX_CLAIMS, Purpose, QuorumSignature, Statement};
 
 use crate::{
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, check_size},

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     chain::execute,
+    fixture::signatures,
     transaction::{
-        Assign, AssignItem, AssignReason, Attachment, BatchHead, CounterRange, NodeRanges, Session,
-        Ticket, TicketIssuer,
+        Assign, AssignItem, AssignReason, Attachment, BatchHead, CounterRange, NodeRanges, Offline,
+        Session, Ticket, TicketIssuer, activate_digest, offline_digest, ready_digest,
     },
 };
 
@@ -68,6 +69,34 @@ fn absurd_bodies(site: &Fixture, node: NodeId, n: &[u64]) -> Vec<Body> {
     ]
 }
 
+/// About membership: numbers that a quorum of liars would sign.
+fn absurd_membership(site: &Fixture, n: &[u64]) -> Vec<Body> {
+    let founder = site.founder.clone();
+    let mut activate = site.activation(&[&founder]);
+    (activate.height, activate.hash) = (Height(n[0]), Hash([n[1] as u8; 32]));
+    let (chain, era) = (site.state.chain_id(), site.state.era());
+    let ready = ready_digest(&chain, era, activate.height, &activate.hash);
+    activate.nodes = signatures(&[&founder], &ready);
+    let ids = activate.node_ids();
+    let heard = activate_digest(&chain, era, activate.height, &activate.hash, &ids);
+    activate.quorum = signatures(&[&founder], &heard);
+    let liveness_epoch = small(n[2]);
+    let silent = site.gateway();
+    let quorum = site.quorum(&offline_digest(&chain, era, &silent, liveness_epoch));
+    let mut admit = site.admission(&GatewayKeys::new(60));
+    admit.statement.base_height = Height(n[3]);
+    admit.statement.ek_kind = n[4] as u8;
+    site.endorse(&mut admit);
+    let votes = site.equivocation(&founder, Height(n[5]));
+    let cause = SuspendCause::Equivocation(votes.into());
+    vec![
+        Body::Activate(activate),
+        Body::Offline(Offline { node: silent, liveness_epoch, quorum }),
+        Body::Admit(admit.into()),
+        Body::Suspend(Suspend { node: silent, reason: reason(), cause }),
+    ]
+}
+
 fn absurd_batch(site: &mut Fixture, node: NodeId, n: &[u64]) -> Option<Transaction> {
     let (first, last) = (n[0].min(n[1]), n[0].max(n[1]));
     let ranges = vec![CounterRange { epoch: small(n[2]), first, last }];
@@ -107,6 +136,7 @@ proptest! {
         let mut transactions: Vec<_> = [node, absent]
             .iter()
             .flat_map(|node| absurd_bodies(&site, *node, &n))
+            .chain(absurd_membership(&site, &n))
             .collect::<Vec<_>>()
             .into_iter()
             .map(|body| {

@@ -1,10 +1,17 @@
 //! Policy, standing, keys, eras.
 
+use alloc::string::ToString;
+
 use super::*;
 use crate::{
     chain::execute,
+    genesis::FounderAttestation,
     operator::{Recovery, Request, SignedAct, certify_recovery},
-    transaction::{VoteKeyProof, vote_key_digest, vote_possession_digest},
+    policy::{NextVersion, Window},
+    transaction::{
+        Document, DocumentKind, GatewayApproval, PolicyAct, Replace, VoteKeyProof, vote_key_digest,
+        vote_possession_digest,
+    },
 };
 
 #[test]
@@ -292,11 +299,11 @@ fn only_the_operators_kinds_become_requests() {
     let mut site = Fixture::new();
     let name = || Text::new("x").unwrap();
     for body in bodies(&mut site) {
-        let kind = body.kind();
+        let (kind, authorship) = (body.kind(), body.authorship());
         let draft = site.draft(Author::Operator, body.clone());
         let draft = with_attachment(&site, draft);
         let request = Request::new(draft, name(), name());
-        assert_eq!(request.is_ok(), kind.authorship() == Authorship::Operator, "{kind:?}");
+        assert_eq!(request.is_ok(), authorship == Authorship::Operator, "{kind:?}");
         if let Ok(request) = request {
             let read = Request::from_bytes(&request.to_bytes());
             assert_eq!(read.as_ref(), Ok(&request));
@@ -304,6 +311,101 @@ fn only_the_operators_kinds_become_requests() {
             let author = Author::Node(site.gateway());
             let other = site.draft(author, body);
             assert!(Request::new(other, name(), name()).is_err());
+        }
+    }
+}
+
+fn document(kind: DocumentKind, byte: u8) -> Document {
+    Document { kind, bytes: vec![byte; 100] }
+}
+
+#[test]
+fn the_documents_that_a_policy_names_are_on_the_ledger() {
+    let mut site = Fixture::new();
+    let anchor = document(DocumentKind::Anchor, 1);
+    let values = document(DocumentKind::ReferenceValues, 2);
+    let window = Window { document: values.hash(), until_ms: 0 };
+    let policy = Policy {
+        ek_anchors: vec![anchor.hash()],
+        reference_values: vec![window],
+        ..Policy::default()
+    };
+    let by = |site: &mut Fixture, policy: &Policy, documents: &[&Document]| {
+        let documents = documents.iter().copied().cloned().collect();
+        site.by_operator(PolicyAct::new(policy.clone(), documents).into())
+    };
+    let missing = ApplyError::Policy("a document that it names is not on the ledger");
+    for some in [&[][..], &[&anchor], &[&values]] {
+        let refused = by(&mut site, &policy, some);
+        assert_eq!(applied(site.try_one(&refused)), missing);
+    }
+    let more = document(DocumentKind::Anchor, 3);
+    let refused = by(&mut site, &policy, &[&anchor, &values, &more]);
+    let unnamed = ApplyError::Policy("a document comes along that it does not name");
+    assert_eq!(applied(site.try_one(&refused)), unnamed);
+    let disguised = Document { kind: DocumentKind::ReferenceValues, ..anchor.clone() };
+    let refused = by(&mut site, &policy, &[&disguised, &values]);
+    let kind = ApplyError::Policy("a document is of another kind");
+    assert_eq!(applied(site.try_one(&refused)), kind);
+
+    let all = by(&mut site, &policy, &[&anchor, &values]);
+    site.commit(vec![all]).unwrap();
+    assert_eq!(site.state.document(&anchor.hash()), Some(&anchor));
+    let named: Vec<_> = site.state.documents().map(|(_, document)| document.kind).collect();
+    assert_eq!(named, [DocumentKind::Anchor, DocumentKind::ReferenceValues]);
+    // Known once, known for later policies: old and new hold together during a window.
+    let update = document(DocumentKind::ReferenceValues, 4);
+    let until = Window { until_ms: site.now_ms(), ..window };
+    let mut reference_values = vec![until, Window { document: update.hash(), until_ms: 0 }];
+    reference_values.sort_unstable();
+    let both = Policy { reference_values, ..policy };
+    let both = by(&mut site, &both, &[&update]);
+    site.commit(vec![both]).unwrap();
+    assert_eq!(site.state.documents().count(), 3);
+    assert!(until.holds(site.tip.header.time_ms) && !until.holds(until.until_ms + 1));
+}
+
+#[test]
+fn a_version_that_this_build_does_not_know_is_not_announced() {
+    let mut site = Fixture::new();
+    let next = NextVersion { state_version: 2, height: Height(100) };
+    let policy = Policy { next_version: Some(next), ..Policy::default() };
+    let refused = site.by_operator(policy.into());
+    assert_eq!(applied(site.try_one(&refused)), ApplyError::StateVersion(2));
+}
+
+/// What the operator reads before it signs says what matters, loudly where it must.
+#[test]
+fn the_operators_acts_are_read_before_they_are_signed() {
+    let mut site = Fixture::new();
+    let keys = GatewayKeys::new(60);
+    let approval = GatewayApproval { pin: true, ..site.approval(&keys) };
+    let replace = Replace {
+        attestation: FounderAttestation::Unattested,
+        ..site.replacement(site.gateway(), &keys)
+    };
+    let anchor = document(DocumentKind::Anchor, 1);
+    let hash = anchor.hash().to_string();
+    let policy = Policy { ek_anchors: vec![anchor.hash()], pcrs: 0b101, ..Policy::default() };
+    let node = keys.node().to_gateway_string();
+    let acts: [(Body, Vec<&str>); 4] = [
+        (
+            Body::GatewayApproval(approval),
+            vec![&node, "full node and coordinator", "WITHOUT A CERTIFICATE", "30 days"],
+        ),
+        (Body::Replace(replace.into()), vec![&node, "a new mainboard", "SOFTWARE", "vote"]),
+        (
+            PolicyAct::new(policy, vec![anchor]).into(),
+            vec![&hash, "EK anchor (may vouch", "PCR 0, 2", "1, then 4, 7, 10"],
+        ),
+        (suspension(keys.node()), vec![&node, "Suspend", "a test"]),
+    ];
+    for (body, parts) in acts {
+        let draft = site.draft(Author::Operator, body);
+        let name = || Text::new("x").unwrap();
+        let text = Request::new(draft, name(), name()).unwrap().describe().join("\n");
+        for part in parts {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
     }
 }

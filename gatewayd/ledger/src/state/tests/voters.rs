@@ -2,13 +2,11 @@
 
 use super::*;
 use crate::{
-    certificate::VoteType,
     fixture::signatures,
     transaction::{
         Activate, Author, ClaimVerdict, Equivocation, FailedAttestation, Online, Purpose,
         QuorumSignature, activate_digest, ready_digest,
     },
-    vote::Vote,
 };
 
 fn activate(site: &mut Fixture, body: Activate) -> Result<Vec<Event>, Refused> {
@@ -171,31 +169,6 @@ fn what_a_quorum_signed_in_another_era_is_void() {
     assert!(matches!(site.try_one(&new), Err(Refused::Verify(VerifyError::Part(_)))));
 }
 
-fn failed(site: &Fixture, keys: &GatewayKeys) -> Suspend {
-    let statement = site.statement(Purpose::Fail, keys);
-    let endorsements = site.quorum(&statement.digest());
-    let cause =
-        SuspendCause::FailedAttestation(FailedAttestation { statement, endorsements }.into());
-    Suspend { node: keys.node(), reason: reason(), cause }
-}
-
-fn vote(site: &Fixture, keys: &GatewayKeys, height: Height, block: Option<Hash>) -> Vote {
-    let signature = keys.vote.sign_digest(&Hash::ZERO);
-    let kind = VoteType::Prevote;
-    let vote = Vote { kind, height, round: 0, block, voter: keys.node(), signature };
-    let digest = vote.digest(&site.state.chain_id(), site.state.era());
-    Vote { signature: keys.vote.sign_digest(&digest), ..vote }
-}
-
-fn equivocation(site: &Fixture, keys: &GatewayKeys, height: Height) -> Equivocation {
-    Equivocation {
-        era: site.state.era(),
-        vote_key: keys.vote.public_key(),
-        first: vote(site, keys, height, Some(Hash([1; 32]))),
-        second: vote(site, keys, height, Some(Hash([2; 32]))),
-    }
-}
-
 fn two_votes(keys: &GatewayKeys, votes: Equivocation) -> Body {
     let cause = SuspendCause::Equivocation(votes.into());
     Body::Suspend(Suspend { node: keys.node(), reason: reason(), cause })
@@ -205,15 +178,15 @@ fn two_votes(keys: &GatewayKeys, votes: Equivocation) -> Body {
 fn rules_take_out_at_most_a_third_until_the_operator_decides() {
     let mut site = Fixture::grown(4);
     let all = site.voters.clone();
-    let first = site.by_founder(Body::Suspend(failed(&site, &all[1])));
+    let first = site.by_founder(Body::Suspend(site.failed(&all[1])));
     site.commit(vec![first]).unwrap();
     let suspended = site.state.gateway(&all[1].node()).unwrap().standing.clone();
     assert_eq!((suspended.standing, suspended.reason), (Standing::Suspended, reason()));
     assert_eq!(site.state.voters().len(), 3);
     assert_eq!(site.state.voters_record().removed, [all[1].node()]);
-    let second = site.by_founder(Body::Suspend(failed(&site, &all[2])));
+    let second = site.by_founder(Body::Suspend(site.failed(&all[2])));
     assert_eq!(applied(site.try_one(&second)), ApplyError::RemovalLimit(1));
-    let third = two_votes(&all[3], equivocation(&site, &all[3], site.height()));
+    let third = two_votes(&all[3], site.equivocation(&all[3], site.height()));
     let third = site.by_founder(third);
     assert_eq!(applied(site.try_one(&third)), ApplyError::RemovalLimit(1));
 
@@ -234,7 +207,7 @@ fn rules_take_out_at_most_a_third_until_the_operator_decides() {
     // With three voters and nobody to decide on, no rule takes one out.
     let gone = site.by_operator(suspension(all[1].node()));
     site.commit(vec![gone]).unwrap();
-    let refused = site.by_founder(Body::Suspend(failed(&site, &all[2])));
+    let refused = site.by_founder(Body::Suspend(site.failed(&all[2])));
     assert_eq!(applied(site.try_one(&refused)), ApplyError::RemovalLimit(0));
 }
 
@@ -245,11 +218,11 @@ fn a_member_without_a_vote_is_suspended_without_a_limit() {
     site.admit(&one);
     site.admit(&two);
     for keys in [one, two] {
-        let suspend = site.by_founder(Body::Suspend(failed(&site, &keys)));
+        let suspend = site.by_founder(Body::Suspend(site.failed(&keys)));
         site.commit(vec![suspend]).unwrap();
     }
     let founder = site.founder.clone();
-    let sole = site.by_founder(Body::Suspend(failed(&site, &founder)));
+    let sole = site.by_founder(Body::Suspend(site.failed(&founder)));
     assert_eq!(applied(site.try_one(&sole)), ApplyError::RemovalLimit(0), "never the last");
 }
 
@@ -261,7 +234,7 @@ fn a_failed_attestation_names_a_claim_and_its_gateway() {
         let transaction = site.by_founder(Body::Suspend(body));
         applied(site.try_one(&transaction))
     };
-    let of_other = Suspend { node: b.node(), ..failed(&site, &a) };
+    let of_other = Suspend { node: b.node(), ..site.failed(&a) };
     let expected = ApplyError::Statement("it is about another gateway");
     assert_eq!(by(&mut site, of_other), expected);
     let mut affirming = site.statement(Purpose::Fail, &a);
@@ -272,7 +245,7 @@ fn a_failed_attestation_names_a_claim_and_its_gateway() {
     let body = Suspend { node: a.node(), reason: reason(), cause };
     assert_eq!(by(&mut site, body), ApplyError::Statement("every claim holds"));
     // A failure that is older than a renewal is no failure.
-    let old = failed(&site, &a);
+    let old = site.failed(&a);
     let renewal = site.by_founder(Body::Attest(site.renewal(&a).into()));
     site.commit(vec![renewal]).unwrap();
     let void = ApplyError::Statement("the gateway's standing has changed since");
@@ -280,7 +253,7 @@ fn a_failed_attestation_names_a_claim_and_its_gateway() {
     // The operator's word needs the operator's key, and a rule's needs a gateway's.
     let as_member = site.by_founder(suspension(a.node()));
     assert!(matches!(site.try_one(&as_member), Err(Refused::Verify(VerifyError::Author { .. }))));
-    let as_operator = site.by_operator(Body::Suspend(failed(&site, &a)));
+    let as_operator = site.by_operator(Body::Suspend(site.failed(&a)));
     let refused = site.try_one(&as_operator);
     assert!(matches!(refused, Err(Refused::Verify(VerifyError::Author { .. }))), "{refused:?}");
 }
@@ -289,20 +262,20 @@ fn a_failed_attestation_names_a_claim_and_its_gateway() {
 fn two_votes_for_one_place_are_evidence_and_nothing_else_is() {
     let mut site = Fixture::grown(4);
     let (liar, other) = (site.voters[1].clone(), site.voters[2].clone());
-    let good = equivocation(&site, &liar, site.height());
+    let good = site.equivocation(&liar, site.height());
     let since = site.state.gateway(&liar.node()).unwrap().standing.since;
     let evidence = |why| Refused::Apply(ApplyError::Evidence(why));
-    let again = vote(&site, &liar, site.height(), Some(Hash([1; 32])));
-    let nil = vote(&site, &liar, site.height(), None);
-    let later = vote(&site, &liar, site.height().next(), Some(Hash([2; 32])));
+    let again = site.vote(&liar, site.height(), Some(Hash([1; 32])));
+    let nil = site.vote(&liar, site.height(), None);
+    let later = site.vote(&liar, site.height().next(), Some(Hash([2; 32])));
     let contradict = evidence("the votes do not contradict each other");
     let cases = [
         (contradict.clone(), Equivocation { second: again, ..good }),
         (contradict, Equivocation { second: later, ..good }),
-        (evidence("the votes are another gateway's"), equivocation(&site, &other, site.height())),
+        (evidence("the votes are another gateway's"), site.equivocation(&other, site.height())),
         (
             evidence("the votes are older than its last standing change"),
-            equivocation(&site, &liar, since),
+            site.equivocation(&liar, since),
         ),
     ];
     for (expected, votes) in cases {
@@ -311,7 +284,7 @@ fn two_votes_for_one_place_are_evidence_and_nothing_else_is() {
     }
     let stranger = GatewayKeys { identity: liar.identity.clone(), vote: key(99) };
     let transaction =
-        site.by_founder(two_votes(&liar, equivocation(&site, &stranger, site.height())));
+        site.by_founder(two_votes(&liar, site.equivocation(&stranger, site.height())));
     assert_eq!(site.try_one(&transaction), Err(evidence("the key is not this gateway's")));
     let mut forged = good;
     forged.second.signature = good.first.signature;

@@ -10,6 +10,7 @@ use crate::event_log::describe::describe;
 use crate::evidence::{Endorsements, Evidence};
 use crate::ima;
 use crate::logs::ImaPart;
+use crate::pcr_policy::Approval;
 use crate::public::Public;
 use crate::reference_values::{MAX_TEXT_LEN, ReferenceValues};
 use crate::template::EkKind;
@@ -118,5 +119,12 @@ pub fn ima_log(bytes: &[u8]) {
 pub fn reference_values(bytes: &[u8]) {
     if let Ok(document) = ReferenceValues::from_bytes(bytes) {
         assert_eq!(document.to_bytes(), bytes, "reference values have one form");
+    }
+}
+
+/// An operator's approval of a boot.
+pub fn approval(bytes: &[u8]) {
+    if let Ok(approval) = Approval::from_bytes(bytes) {
+        assert_eq!(approval.to_bytes(), bytes, "an approval has one wire form");
     }
 }

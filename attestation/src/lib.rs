@@ -31,6 +31,7 @@ pub mod ima;
 pub mod logs;
 pub mod manufacturer;
 pub mod pcr;
+pub mod pcr_policy;
 pub mod policy;
 pub mod propose;
 pub mod public;

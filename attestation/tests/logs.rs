@@ -152,15 +152,14 @@ impl ImaLog {
         self.entry("ima-ng", &[0; 20], None, &[&sized(&data)]);
     }
 
-    /// The first template.
-    pub(crate) fn old(&mut self, digest: [u8; 20], path: &str) {
-        let mut padded = path.as_bytes().to_vec();
-        padded.resize(256, 0);
-        let hash = sha256(&[digest.as_slice(), &padded].concat());
-        self.entry("ima", &[1; 20], Some(hash), &[&digest, &sized(path.as_bytes())]);
-    }
-
-    fn entry(&mut self, name: &str, sha1: &[u8], extended: Option<[u8; 32]>, data: &[&[u8]]) {
+    /// Any entry: what is extended in place of all ones, and the bytes behind the template's name.
+    pub(crate) fn entry(
+        &mut self,
+        name: &str,
+        sha1: &[u8],
+        extended: Option<[u8; 32]>,
+        data: &[&[u8]],
+    ) {
         self.bytes.extend_from_slice(&10u32.to_le_bytes());
         self.bytes.extend_from_slice(sha1);
         self.bytes.extend_from_slice(&sized(name.as_bytes()));
@@ -176,6 +175,6 @@ fn template_data(algorithm: &str, digest: &[u8], path: &str, further: &[u8]) -> 
     [sized(&digest), sized(&[path.as_bytes(), &[0]].concat()), further.to_vec()].concat()
 }
 
-fn sized(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn sized(bytes: &[u8]) -> Vec<u8> {
     [(bytes.len() as u32).to_le_bytes().as_slice(), bytes].concat()
 }

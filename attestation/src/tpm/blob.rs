@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use crate::bytes::{ParseError, Reader, put_sized};
 use crate::crypto::sha256;
+use crate::pcr_policy::OperatorKey;
 use crate::public::{MAX_PUBLIC_LEN, Name};
 use crate::tpm::TpmError;
 
 const KEYS_MAGIC: &[u8; 8] = b"gwkeys\0\x01";
 const SEALED_MAGIC: &[u8; 8] = b"gwseal\0\x01";
+const AUTHORIZED_MAGIC: &[u8; 8] = b"gwauth\0\x01";
 
 /// Longest `TPM2B_PRIVATE`: an ECC key's or a sealed object's is below 300 bytes.
 const MAX_PRIVATE_LEN: usize = 1024;
@@ -101,6 +103,42 @@ impl SealedBlob {
             Ok::<_, ParseError>(blob)
         };
         parse().map_err(|_| "its fields do not fit")
+    }
+}
+
+/// A secret sealed to the TPM that opens with an operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AuthorizedBlob {
+    pub(super) sealed: SealedBlob,
+    /// Whose word.
+    pub(super) operator: OperatorKey,
+    /// Of which epoch.
+    pub(super) epoch: u64,
+}
+
+impl AuthorizedBlob {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let Self { sealed: SealedBlob { srk_name, object }, operator, epoch } = self;
+        let epoch = epoch.to_be_bytes();
+        let fields = [srk_name.as_slice(), &object.public, &object.private, operator, &epoch];
+        with_checksum(AUTHORIZED_MAGIC, &fields)
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
+        let mut reader = checked(AUTHORIZED_MAGIC, bytes)?;
+        let mut sized = |max| reader.sized(max, "sealed blob").ok();
+        let mut parse = || {
+            let srk_name = sized(Name::MAX_LEN)?.to_vec();
+            let public = sized(MAX_PUBLIC_LEN)?.to_vec();
+            let private = sized(MAX_PRIVATE_LEN)?.to_vec();
+            let operator = sized(size_of::<OperatorKey>())?.try_into().ok()?;
+            let epoch = u64::from_be_bytes(sized(8)?.try_into().ok()?);
+            let sealed = SealedBlob { srk_name, object: WrappedKey { public, private } };
+            Some(Self { sealed, operator, epoch })
+        };
+        let blob = parse().ok_or("its fields do not fit")?;
+        reader.finish("sealed blob").map_err(|_| "its fields do not fit")?;
+        Ok(blob)
     }
 }
 

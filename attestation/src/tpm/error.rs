@@ -215,6 +215,26 @@ pub enum TpmError {
         max: usize,
     },
 
+    /// Operator: no signature of the right key in the right epoch is at hand.
+    #[error(
+        "the operator has signed no PCR policy for epoch {epoch} with the key that this secret is \
+         sealed to"
+    )]
+    NoApproval {
+        /// The epoch of the secret.
+        epoch: u64,
+    },
+
+    /// Operator: this boot is not one of those that were signed.
+    #[error(
+        "this boot is not approved: its registers are in none of the {approvals} PCR policies that \
+         the operator has signed. Boot what was approved, or have the operator sign this boot"
+    )]
+    BootNotApproved {
+        /// How many were tried.
+        approvals: usize,
+    },
+
     /// The peer: the credential is not for this TPM and this attestation key.
     #[error("the credential was made for another TPM or another attestation key")]
     ForeignCredential,

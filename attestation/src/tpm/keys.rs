@@ -275,6 +275,10 @@ impl Engine {
         })
     }
 
+    pub(super) fn registers(&mut self, pcrs: PcrSelection) -> Result<Vec<[u8; 32]>, TpmError> {
+        self.with_link(|link| read_registers(&mut link.context, pcrs))
+    }
+
     pub(super) fn activate_credential(
         &mut self,
         blob: &CredentialBlob,
@@ -396,7 +400,7 @@ fn marshal(attest: &Attest, signature: &Signature) -> Result<(Vec<u8>, Vec<u8>),
     ))
 }
 
-fn tss_selection(pcrs: PcrSelection) -> Result<PcrSelectionList, TpmError> {
+pub(super) fn tss_selection(pcrs: PcrSelection) -> Result<PcrSelectionList, TpmError> {
     let slots = pcrs
         .iter()
         .map(|pcr| PcrSlot::try_from(1u32 << pcr))

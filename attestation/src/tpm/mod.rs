@@ -14,6 +14,7 @@
 //! used: they open unsalted sessions that newer libraries break, and their keys are subject to
 //! dictionary attack lockout.
 
+mod authorized;
 mod blob;
 mod connection;
 mod error;

@@ -17,6 +17,9 @@ pub(super) const AUTH_FAIL: u32 = 0x08e;
 pub(super) const INTEGRITY: u32 = 0x09f;
 pub(super) const BAD_AUTH: u32 = 0x0a2;
 pub(super) const VALUE: u32 = 0x084;
+/// TPM_RC_POLICY_FAIL, TPM_RC_PCR_CHANGED.
+pub(super) const POLICY_FAIL: u32 = 0x09d;
+pub(super) const PCR_CHANGED: u32 = 0x128;
 pub(super) const SIZE: u32 = 0x095;
 pub(super) const SENSITIVE: u32 = 0x155;
 const INITIALIZE: u32 = 0x100;

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::activation::CredentialBlob;
 use crate::evidence::Evidence;
 use crate::pcr::PcrSelection;
+use crate::pcr_policy::{Approval, OperatorKey};
 use crate::tpm::blob::KeyStore;
 use crate::tpm::connection::Engine;
 use crate::tpm::keys::{Certified, IdentityInfo, Quoted, TpmInfo};
@@ -192,6 +193,44 @@ impl Tpm {
     pub fn unseal(&self, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, TpmError> {
         let blob = blob.to_vec();
         self.attestation("unsealing", move |engine| engine.unseal(&blob))
+    }
+
+    /// Seals a secret of 1 to 128 bytes to this TPM and to boots that the operator approves, with
+    /// signatures of the given epoch: see [`crate::pcr_policy`].
+    ///
+    /// # Errors
+    /// [`TpmError::SecretTooLong`]; see [`TpmError`].
+    pub fn seal_authorized(
+        &self,
+        secret: &[u8],
+        operator: &OperatorKey,
+        epoch: u64,
+    ) -> Result<Vec<u8>, TpmError> {
+        let (secret, operator) = (Zeroizing::new(secret.to_vec()), *operator);
+        self.attestation("sealing", move |engine| engine.seal_authorized(&secret, &operator, epoch))
+    }
+
+    /// Opens a blob of [`Tpm::seal_authorized`] if one of the approvals is for this boot.
+    ///
+    /// # Errors
+    /// [`TpmError::NoApproval`], [`TpmError::BootNotApproved`], [`TpmError::AnotherTpm`],
+    /// [`TpmError::Cleared`], [`TpmError::Damaged`]; see [`TpmError`].
+    pub fn unseal_authorized(
+        &self,
+        blob: &[u8],
+        approvals: &[Approval],
+    ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
+        let (blob, approvals) = (blob.to_vec(), approvals.to_vec());
+        self.attestation("unsealing", move |engine| engine.unseal_authorized(&blob, &approvals))
+    }
+
+    /// Values of registers of the SHA-256 bank, as they are now and proven by nothing: what an
+    /// operator is asked to approve.
+    ///
+    /// # Errors
+    /// [`TpmError::PcrBank`]; see [`TpmError`].
+    pub fn registers(&self, pcrs: PcrSelection) -> Result<Vec<[u8; 32]>, TpmError> {
+        self.attestation("reading registers", move |engine| engine.registers(pcrs))
     }
 
     /// Defines the NV start counter if it is not there, and gives its value.

@@ -3,6 +3,9 @@
 
 mod golden;
 mod keys;
+#[path = "../logs.rs"]
+mod logs;
+mod measured;
 mod robustness;
 mod swtpm;
 #[path = "../vectors.rs"]

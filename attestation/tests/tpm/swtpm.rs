@@ -149,10 +149,15 @@ impl Swtpm {
         assert!(status.success());
     }
 
-    /// Runs a tool of tpm2-tools on this TPM and gives its output. swtpm serves one client, and may
-    /// still be busy with the end of the last one: a call that fails is made twice more.
+    /// Runs a tool of tpm2-tools on this TPM and gives its output.
     pub(crate) fn tool(&self, arguments: &[&str]) -> String {
-        let mut errors = Vec::new();
+        self.try_tool(arguments).unwrap_or_else(|errors| panic!("{arguments:?}: {errors}"))
+    }
+
+    /// Runs a tool and gives its output, or what it says of its failure. swtpm serves one client,
+    /// and may still be busy with the end of the last one: a call that fails is made twice more.
+    pub(crate) fn try_tool(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut errors = String::new();
         for _ in 0..3 {
             let output = Command::new("timeout")
                 .arg("20")
@@ -162,11 +167,11 @@ impl Swtpm {
                 .output()
                 .expect("tpm2-tools are installed");
             if output.status.success() {
-                return String::from_utf8(output.stdout).unwrap();
+                return Ok(String::from_utf8(output.stdout).unwrap());
             }
-            errors.push(String::from_utf8_lossy(&output.stderr).into_owned());
+            errors.push_str(&String::from_utf8_lossy(&output.stderr));
         }
-        panic!("{arguments:?}: {errors:?}");
+        Err(errors)
     }
 
     /// Writes a file beside the TPM's state.

@@ -8,7 +8,7 @@ use attestation::propose::ProposeError;
 use attestation::reference_values::{FileDigest, ReferenceFile, ReferenceValues};
 use attestation::{ClaimKind, ImaPart, Logs, Profile, Reason, propose};
 
-use crate::logs::{EventLog, ImaLog, sha256};
+use crate::logs::{EventLog, ImaLog, sha256, sized};
 use crate::measured::Trial;
 
 const PCRS: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
@@ -22,6 +22,14 @@ fn running() -> ImaLog {
     log.file("/usr/bin/bash", "bash 5.2");
     log.file("/usr/bin/gatewayd", "gatewayd 1");
     log
+}
+
+/// An entry of the first template: the path is hashed with zeros up to 256 bytes.
+fn old_template(log: &mut ImaLog, digest: [u8; 20], path: &str) {
+    let mut padded = path.as_bytes().to_vec();
+    padded.resize(256, 0);
+    let hash = sha256(&[digest.as_slice(), &padded].concat());
+    log.entry("ima", &[1; 20], Some(hash), &[&digest, &sized(path.as_bytes())]);
 }
 
 /// A machine whose register 10 is that of `quoted`, and which sends `sent` from its beginning.
@@ -102,7 +110,7 @@ fn the_very_file_is_named() {
     let mut other = running();
     other.template("ima-buf", "sha256", &sha256(b"init=/bin/sh"), "kexec-cmdline", &[0; 12]);
     let mut weak = running();
-    weak.old([5; 20], "/usr/bin/bash");
+    old_template(&mut weak, [5; 20], "/usr/bin/bash");
     let mut written = running();
     written.violation("/usr/bin/gatewayd");
     for (log, words) in [
@@ -130,7 +138,7 @@ fn the_very_file_is_named() {
 #[test]
 fn every_template_of_the_kernel_is_replayed() {
     let mut log = running();
-    log.old([7; 20], "/usr/bin/old");
+    old_template(&mut log, [7; 20], "/usr/bin/old");
     log.template("ima-sig", "sha512", &[7; 64], "/usr/bin/signed", &[3, 0, 0, 0, 1, 2, 3]);
     log.template("ima-ngv2", "ima:sha256", &[8; 32], "/usr/bin/new", &[]);
     log.template("ima-ngv2", "verity:sha256", &[8; 32], "/usr/bin/verity", &[]);

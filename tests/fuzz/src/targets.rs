@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     seeded("credential", attestation::fuzz::credential, TPM),
     seeded("event_log", attestation::fuzz::event_log, LOGS),
     seeded("ima_log", attestation::fuzz::ima_log, LOGS),
+    of("approval", attestation::fuzz::approval),
     seeded("reference_values", attestation::fuzz::reference_values, LOGS),
     seeded("transaction", canonical::<Transaction>, &[golden!("transaction-")]),
     seeded("attachment", canonical::<Attachment>, &[golden!("attachment")]),

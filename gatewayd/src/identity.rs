@@ -1,10 +1,14 @@
-//! The keys of this gateway on disk: made once at `site init`, opened at each start with the TPM.
+//! The keys of this gateway on disk: made once at `site init` or `gateway join`, opened at each
+//! start with the TPM.
 //!
 //! ```text
 //! tpm/             key blobs (attestation crate)
+//! identity.pub     identity key, public: who this is while its TPM does not answer
 //! storage.sealed   storage key, sealed to the TPM
 //! vote.sealed      vote key, encrypted under the storage key
+//! vote-next.sealed its successor, until the record names it
 //! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
+//! join.cbor        what to join, until genesis.cbor is there
 //! founding         start counter at founding, until the ledger's store has been made
 //! ```
 //!
@@ -17,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attestation::tpm::{IdentityInfo, Tpm, TpmError};
-use ledger::codec::{Encode, Text};
+use ledger::codec::{Decode, Encode, Text};
 use ledger::crypto::{PublicKey, Signature, SigningKey};
 use ledger::genesis::{Founder, FounderAttestation, Genesis, GenesisError, TpmName};
 use ledger::ids::{Hash, NodeId};
@@ -25,11 +29,15 @@ use ledger::policy::Policy;
 use ledger::transaction::{vote_key_digest, vote_possession_digest};
 use zeroize::Zeroizing;
 
+use crate::admission::join::JoinOrder;
 use crate::control::InitSite;
 use crate::vault::{self, KEY_LEN, OpenError, Vault};
 
 /// Longest file that is read from the data folder by this module, bytes.
 const MAX_FILE: u64 = 64 * 1024;
+
+/// Files of a record.
+const RECORD: [&str; 5] = ["ledger.db", "ledger.db-wal", "ledger.db-shm", "wal-a", "wal-b"];
 
 /// Why the identity cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -150,26 +158,12 @@ impl Folder {
             .ok_or(IdentityError::Invalid("the site's name has 1 to 64 characters"))?;
         let operator = PublicKey::from_sec1(&request.operator_key)
             .map_err(|_| IdentityError::Invalid("the operator key is not a P-256 public key"))?;
-        if self.read("genesis.cbor")?.is_some() {
-            return Err(IdentityError::Exists(self.0.join("genesis.cbor").display().to_string()));
-        }
-        for record in ["ledger.db", "buffer.db"] {
-            if self.0.join(record).exists() {
-                return Err(IdentityError::Exists(self.0.join(record).display().to_string()));
-            }
-        }
+        self.must_be_new()?;
         let about = tpm.info()?;
         if about.is_software && !request.unattested && !insecure {
             return Err(IdentityError::SoftwareTpm(about.manufacturer.to_string()));
         }
-        let info = match tpm.create_identity() {
-            Err(TpmError::IdentityExists { .. }) => tpm.load_identity()?,
-            other => other?,
-        };
-        let vault = self.make_vault(tpm)?;
-        let vote = new_key()?;
-        self.keep_vote_key(&vault, &vote)?;
-        let counter = tpm.counter_define()?;
+        let (info, vote, counter) = self.make_keys(tpm)?;
 
         let unattested = request.unattested || about.is_software;
         let policy = Policy { insecure_software_tpm_sites: insecure, ..Policy::default() };
@@ -181,6 +175,101 @@ impl Folder {
         self.write("founding", &counter.to_be_bytes())?;
         self.write("genesis.cbor", &bytes)?;
         Ok(genesis)
+    }
+
+    /// Makes identity, storage key and vote key for joining a site, and keeps the order. Where an
+    /// order is already, its keys are used again and the new order takes its place.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; a gateway that has a site or a record joins no other.
+    pub fn join(&self, tpm: &Tpm, order: &JoinOrder) -> Result<(), IdentityError> {
+        if self.joining()?.is_none() {
+            self.must_be_new()?;
+            let (_, _, counter) = self.make_keys(tpm)?;
+            self.write("founding", &counter.to_be_bytes())?;
+        }
+        self.write("join.cbor", &order.to_bytes())
+    }
+
+    /// What is being joined: nothing once there is a site.
+    ///
+    /// # Errors
+    /// Damaged or unreadable.
+    pub fn joining(&self) -> Result<Option<JoinOrder>, IdentityError> {
+        if self.read("genesis.cbor")?.is_some() {
+            return Ok(None);
+        }
+        let Some(bytes) = self.read("join.cbor")? else { return Ok(None) };
+        let order = JoinOrder::from_bytes(&bytes);
+        order.map(Some).map_err(|_| IdentityError::Invalid("join.cbor is damaged"))
+    }
+
+    /// Gives up joining. The keys stay, to be used by the next `site init` or `gateway join`; a
+    /// record that was being fetched goes.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn abandon_join(&self) -> Result<(), IdentityError> {
+        self.drop_record()?;
+        self.remove("founding")?;
+        self.remove("join.cbor")
+    }
+
+    /// Removes a record that is of no site yet: one whose fetching was interrupted.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`]; [`IdentityError::Exists`] when there is a site.
+    pub fn drop_record(&self) -> Result<(), IdentityError> {
+        if self.read("genesis.cbor")?.is_some() {
+            return Err(IdentityError::Exists(self.0.join("genesis.cbor").display().to_string()));
+        }
+        RECORD.iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// The join is done: the record was founded from what the members keep.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn joined(&self, genesis: &Genesis) -> Result<(), IdentityError> {
+        let bytes = genesis.to_bytes();
+        Genesis::read(&bytes)?;
+        self.write("genesis.cbor", &bytes)?;
+        self.remove("join.cbor")
+    }
+
+    /// This gateway's identity key, as it was when its keys were made.
+    ///
+    /// # Errors
+    /// Damaged or unreadable.
+    pub fn identity(&self) -> Result<Option<PublicKey>, IdentityError> {
+        let Some(bytes) = self.read("identity.pub")? else { return Ok(None) };
+        let key = PublicKey::from_sec1(&bytes);
+        key.map(Some).map_err(|_| IdentityError::Invalid("identity.pub is damaged"))
+    }
+
+    /// Nothing is overwritten: neither a site, nor a record, nor a join that is under way.
+    fn must_be_new(&self) -> Result<(), IdentityError> {
+        for name in ["genesis.cbor", "join.cbor", "ledger.db", "buffer.db"] {
+            if self.0.join(name).exists() {
+                return Err(IdentityError::Exists(self.0.join(name).display().to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Identity, storage key and vote key, and the value of the start counter. What an interrupted
+    /// call left in the TPM's folder is used again; the vote key is new each time.
+    fn make_keys(&self, tpm: &Tpm) -> Result<(IdentityInfo, SigningKey, u64), IdentityError> {
+        let info = match tpm.create_identity() {
+            Err(TpmError::IdentityExists { .. }) => tpm.load_identity()?,
+            other => other?,
+        };
+        let vault = self.make_vault(tpm)?;
+        let vote = new_key()?;
+        self.keep_vote_key(&vault, &vote)?;
+        self.write("identity.pub", &info.identity)?;
+        let counter = tpm.counter_define()?;
+        Ok((info, vote, counter))
     }
 
     /// Opens the identity with the TPM.

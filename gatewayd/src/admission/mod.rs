@@ -12,9 +12,14 @@
 //!
 //! The newcomer dials; every voter makes its own challenge. Nothing of the ledger's rules is here.
 
+pub mod appraise_founder;
 pub mod attester;
+pub mod collect;
 pub mod endorsing;
+pub mod exchange;
 pub mod founder;
+pub mod head;
+pub mod join;
 pub mod logs;
 mod measure;
 pub mod member;

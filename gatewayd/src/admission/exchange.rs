@@ -1,0 +1,122 @@
+//! One question and its answer, and the exchange with one verifier: introduction, challenge,
+//! evidence, verdict. The same for a guest's own connection and for a member's.
+
+use std::time::Duration;
+
+use ledger::codec::{Decode, DecodeError, Encode};
+use ledger::ids::NodeId;
+
+use super::attester::{Attester, AttesterError};
+use super::messages::{Appraised, ClaimWords, Refused, Request, Response, Wait};
+use crate::peers::{Connection, Handle, RequestError};
+
+/// Longest wait for an answer: a verifier with much to do, and the slowest of links.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// A verifier that asks for other logs may challenge again, this often.
+const MAX_CHALLENGES: usize = 4;
+
+/// Why there is no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The transport has none.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// It is none of the protocol.
+    #[error("its answer is malformed: {0}")]
+    Malformed(#[from] DecodeError),
+    /// It answers something else.
+    #[error("it answers something else than was asked")]
+    Unexpected,
+    /// It asks again and again.
+    #[error("it challenges again and again")]
+    Endless,
+    /// This gateway cannot answer.
+    #[error(transparent)]
+    Attester(#[from] AttesterError),
+}
+
+/// Somebody who can be asked.
+pub trait Ask {
+    /// Asks; the answer comes with the exporter of the session that it came over.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    fn ask(
+        &self,
+        request: &Request,
+    ) -> impl Future<Output = Result<(Response, [u8; 32]), AskError>> + Send;
+}
+
+impl Ask for Connection {
+    async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
+        let bytes = self.request(request.to_bytes(), ANSWER_LIMIT).await?;
+        Ok((Response::from_bytes(&bytes)?, self.session().exporter))
+    }
+}
+
+/// A connected member.
+pub struct MemberPeer<'a> {
+    /// The transport.
+    pub peers: &'a Handle,
+    /// The member.
+    pub node: NodeId,
+}
+
+impl Ask for MemberPeer<'_> {
+    async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
+        let answer = self.peers.request(self.node, request.to_bytes(), ANSWER_LIMIT).await?;
+        Ok((Response::from_bytes(&answer.bytes)?, answer.session.exporter))
+    }
+}
+
+/// What a verifier says in the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// Appraised and endorsed.
+    Endorsed(Box<Appraised>),
+    /// Appraised; the operator has not approved.
+    NeedsApproval(Vec<ClaimWords>),
+    /// No.
+    Refused(Refused),
+    /// Not now.
+    Wait(Wait),
+}
+
+/// Introduces this gateway with `first` (`Join` or `Attest`), answers the challenges and gives the
+/// verdict.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn attest(
+    verifier: &impl Ask,
+    first: &Request,
+    attester: &Attester,
+) -> Result<Said, AskError> {
+    let (mut response, mut exporter) = verifier.ask(first).await?;
+    for _ in 0..MAX_CHALLENGES {
+        let Response::Challenge(challenge) = response else { return verdict(response) };
+        let answer = attester.answer(&challenge, &exporter).await?;
+        for part in answer.parts {
+            match verifier.ask(&Request::Log(Box::new(part))).await?.0 {
+                Response::Heard => {}
+                other => return verdict(other),
+            }
+        }
+        (response, exporter) = verifier.ask(&Request::Evidence(Box::new(answer.evidence))).await?;
+    }
+    match response {
+        Response::Challenge(_) => Err(AskError::Endless),
+        last => verdict(last),
+    }
+}
+
+fn verdict(response: Response) -> Result<Said, AskError> {
+    Ok(match response {
+        Response::Appraised(appraised) => Said::Endorsed(appraised),
+        Response::NeedsApproval(claims) => Said::NeedsApproval(claims),
+        Response::Refused(refused) => Said::Refused(refused),
+        Response::Wait(wait) => Said::Wait(wait),
+        _ => return Err(AskError::Unexpected),
+    })
+}

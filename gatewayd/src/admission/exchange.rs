@@ -1,17 +1,16 @@
 //! One question and its answer, and the exchange with one verifier: introduction, challenge,
-//! evidence, verdict. The same for a guest's own connection and for a member's.
+//! evidence, verdict.
 
 use std::time::Duration;
 
 use ledger::codec::{Decode, DecodeError, Encode};
-use ledger::ids::NodeId;
 
 use super::attester::{Attester, AttesterError};
 use super::messages::{Appraised, ClaimWords, Refused, Request, Response, Wait};
-use crate::peers::{Connection, Handle, RequestError};
+use crate::peers::{Connection, RequestError};
 
-/// Longest wait for an answer: a verifier with much to do, and the slowest of links.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for an answer: whoever authors an admission answers when it is in a block.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 
 /// A verifier that asks for other logs may challenge again, this often.
 const MAX_CHALLENGES: usize = 4;
@@ -52,21 +51,6 @@ impl Ask for Connection {
     async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
         let bytes = self.request(request.to_bytes(), ANSWER_LIMIT).await?;
         Ok((Response::from_bytes(&bytes)?, self.session().exporter))
-    }
-}
-
-/// A connected member.
-pub struct MemberPeer<'a> {
-    /// The transport.
-    pub peers: &'a Handle,
-    /// The member.
-    pub node: NodeId,
-}
-
-impl Ask for MemberPeer<'_> {
-    async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
-        let answer = self.peers.request(self.node, request.to_bytes(), ANSWER_LIMIT).await?;
-        Ok((Response::from_bytes(&answer.bytes)?, answer.session.exporter))
     }
 }
 

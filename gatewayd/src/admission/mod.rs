@@ -25,5 +25,6 @@ mod measure;
 pub mod member;
 pub mod membership;
 pub mod messages;
+pub mod newcomer;
 pub mod renewal;
 pub mod verifier;

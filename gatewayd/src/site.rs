@@ -1,8 +1,9 @@
-//! The life of this gateway's site: none yet, its TPM missing, running. One task owns it; it opens
-//! the identity, checks the disk for rollback, starts ledger, buffer and sensors, and keeps the
+//! The life of this gateway's site: none yet, joining one, its TPM missing, running. One task owns
+//! it; it opens the identity, checks the disk for rollback, starts ledger, buffer and sensors, and keeps the
 //! status that everybody reads.
 
 mod disk;
+mod joining;
 mod look;
 mod parts;
 
@@ -205,10 +206,16 @@ impl Site {
 
     async fn genesis(&mut self) -> Genesis {
         loop {
-            let reason = match self.folder().and_then(|folder| folder.genesis()) {
-                Ok(Some(genesis)) => return genesis,
-                Ok(None) => {
-                    let what = "no site yet: found one with `gatewayctl site init`";
+            let found = |folder: Folder| Ok((folder.genesis()?, folder.joining()?));
+            let reason = match self.folder().and_then(found) {
+                Ok((Some(genesis), _)) => return genesis,
+                Ok((None, Some(order))) => {
+                    self.joining(order).await;
+                    continue;
+                }
+                Ok((None, None)) => {
+                    let what = "no site yet: found one with `gatewayctl site init`, or join one \
+                                with `gatewayctl gateway join`";
                     self.show(DaemonState::Uninitialised, vec![what.into()], None);
                     self.wait(TPM_LOOK, true).await;
                     continue;
@@ -266,7 +273,8 @@ impl Site {
         }
         let told = Some(TpmView::failed(reason));
         let mut status = status::without_site(state, reasons, told, &self.settings);
-        status::name_site(&mut status, genesis);
+        let own = self.folder().ok().and_then(|folder| folder.identity().ok().flatten());
+        status::name_site(&mut status, genesis, own.as_ref());
         if let Some(parts) = listening {
             status::listening(&mut status, parts).await;
         }
@@ -278,8 +286,8 @@ impl Site {
         if self.folder()?.founding_counter()?.is_some() {
             return Ok(None);
         }
-        // The founder is the only gateway that can hold this disk.
-        let gateway = NodeId::of_key(&genesis.founder.identity);
+        let Some(identity) = self.folder()?.identity()? else { return Ok(None) };
+        let gateway = NodeId::of_key(&identity);
         self.open(genesis.chain_id(), gateway, None, Arc::new(Vault::locked())).map(Some)
     }
 
@@ -295,9 +303,9 @@ impl Site {
         Folder::at(&self.settings.data_dir)
     }
 
-    /// Waits, answering requests; `may_init` says whether a site may be founded now. Returns early
-    /// when one was.
-    async fn wait(&mut self, time: Duration, may_init: bool) {
+    /// Waits, answering requests; `may_begin` says whether a site may be founded or joined now.
+    /// Returns early when that was done, or a join was given up.
+    async fn wait(&mut self, time: Duration, may_begin: bool) {
         let deadline = tokio::time::Instant::now() + time;
         loop {
             let request = tokio::select! {
@@ -305,7 +313,10 @@ impl Site {
                 () = tokio::time::sleep_until(deadline) => return,
             };
             match request {
-                Some(Request::Init(request, reply)) if may_init => {
+                Some(request @ (Request::Join(..) | Request::AbandonJoin(_))) if may_begin => {
+                    return self.answer(request).await;
+                }
+                Some(Request::Init(request, reply)) if may_begin => {
                     let founded = self.init(*request).await;
                     let done = founded.is_ok();
                     // A caller that has gone away finds the site in `status`.

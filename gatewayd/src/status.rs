@@ -2,6 +2,7 @@
 //! the daemon is in and says why; it changes nothing.
 
 use attestation::tpm::IdentityInfo;
+use ledger::crypto::PublicKey;
 use ledger::genesis::Genesis;
 use ledger::ids::NodeId;
 use ledger::state::Attestation;
@@ -92,10 +93,10 @@ pub fn attestation_word(attestation: &Attestation) -> &'static str {
     }
 }
 
-/// The site and its founder, while their keys are not open.
-pub fn name_site(status: &mut Status, genesis: &Genesis) {
+/// The site and this gateway, while its keys are not open.
+pub fn name_site(status: &mut Status, genesis: &Genesis, own: Option<&PublicKey>) {
     status.site = Some(genesis.site_name.as_str().to_owned());
-    status.gateway = Some(NodeId::of_key(&genesis.founder.identity).to_gateway_string());
+    status.gateway = own.map(|identity| NodeId::of_key(identity).to_gateway_string());
 }
 
 /// What is heard while the TPM is waited for.

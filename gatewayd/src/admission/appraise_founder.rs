@@ -222,8 +222,8 @@ impl Keys {
         let identity = Public::parse(&introduction.identity_public)
             .and_then(|public| public.p256_compressed())
             .map_err(malformed("identity key"))?;
-        let identity = PublicKey::from_sec1(&identity)
-            .map_err(|_| FounderError::Malformed("identity key"))?;
+        let identity =
+            PublicKey::from_sec1(&identity).map_err(|_| FounderError::Malformed("identity key"))?;
         if identity != site.gateway.identity {
             return Err(FounderError::Differs("identity key"));
         }

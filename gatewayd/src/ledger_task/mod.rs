@@ -37,6 +37,9 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Makes a body from the state of this instant, or says why not.
 type Make = Box<dyn FnOnce(&Here<'_>) -> Result<Body> + Send>;
 
+/// Does something with the vote key, or learns that there is none.
+type Act = Box<dyn FnOnce(Result<Here<'_>>) + Send>;
+
 /// What a body is made from.
 pub struct Here<'a> {
     /// State after the newest block.
@@ -61,7 +64,7 @@ enum Command {
     OpenSession { node: NodeBytes, epoch: u32, digest: [u8; 32] },
     Submit { transaction: Box<Transaction>, reply: oneshot::Sender<Result<Done>> },
     View(Box<dyn FnOnce(&Node) + Send>),
-    WithKey(Box<dyn FnOnce(Result<Here<'_>>) + Send>),
+    WithKey(Act),
 }
 
 /// A committed transaction.

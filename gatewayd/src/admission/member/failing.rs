@@ -83,9 +83,10 @@ impl Member {
     }
 
     /// Signs another voter's statement, if this gateway has found the same itself.
-    pub(super) async fn sign_failed(&self, asked: Statement) -> Response {
+    pub(super) async fn sign_failed(&mut self, asked: Statement) -> Response {
         let since = now().mono_ms.saturating_sub(FAILED_MS);
         if !self.verifier.failures(since).any(|own| agrees(own, &asked)) {
+            self.call_soon(asked.node());
             return denied(&Denial::NotThereYet);
         }
         match self.shared.ledger.with_key(move |here| sign_statement(here, &asked)).await {

@@ -11,6 +11,7 @@
 //! queue is answered *busy* by the transport.
 
 mod asking;
+mod calling;
 mod failing;
 mod growing;
 mod renewing;
@@ -45,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Questions of management that may wait.
 const ASKS: usize = 16;
 
-/// Requests of this gateway to itself that may wait: one renewal makes two.
+/// Requests that this gateway makes of itself and may wait: a renewal and a call, one at a time.
 const OWN: usize = 4;
 
 /// Long jobs for others at a time: proofs from the store, transactions, evidence of the TPM.
@@ -201,6 +202,7 @@ struct Member {
     growing: growing::Growing,
     renewing: renewing::Renewing,
     failing: failing::Failing,
+    calling: calling::Calling,
 }
 
 impl Member {
@@ -215,6 +217,7 @@ impl Member {
             growing: growing::Growing::default(),
             renewing,
             failing: failing::Failing::default(),
+            calling: calling::Calling::default(),
         }
     }
 
@@ -254,6 +257,9 @@ impl Member {
         }
         if let Err(error) = self.fail().await {
             tracing::debug!(%error, "failed attestations");
+        }
+        if let Err(error) = self.call().await {
+            tracing::debug!(%error, "members that were away");
         }
     }
 }

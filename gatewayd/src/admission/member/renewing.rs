@@ -2,7 +2,7 @@
 //! and submits what they have signed.
 
 use ledger::ids::{Height, NodeId};
-use ledger::state::Attestation;
+use ledger::state::{Attestation, State};
 use ledger::transaction::Body;
 use tokio::sync::{mpsc, oneshot};
 
@@ -118,10 +118,7 @@ impl Member {
             let state = node.state();
             let own = state.gateway(&gateway);
             Own {
-                attested_ms: own.and_then(|own| match own.attestation {
-                    Attestation::Attested { time_ms, .. } => Some(time_ms),
-                    _ => None,
-                }),
+                attested_ms: own.and_then(|own| attested_ms(&own.attestation, insecure(state))),
                 valid_s: state.policy().attestation_valid_s,
                 has_rights: own.is_some_and(|own| own.standing.standing.may_record()),
                 endorsers: Endorsers::of(state, &gateway),
@@ -131,10 +128,10 @@ impl Member {
         own.await
     }
 
-    /// An unverified founder is attested by its second gateway, not by itself.
     fn is_due(&self, own: &Own) -> bool {
         let Some(attested_ms) = own.attested_ms.filter(|_| own.has_rights) else { return false };
-        if self.shared.attester.is_none() || clock::boot_ms() < self.renewing.not_before_ms {
+        let alone = own.endorsers.keys.is_empty() || self.shared.attester.is_none();
+        if alone || clock::boot_ms() < self.renewing.not_before_ms {
             return false;
         }
         let (site_ms, _) = self.shared.ledger.clock().borrow().now();
@@ -169,6 +166,20 @@ impl Member {
             let _ = waiter.send(done.clone());
         }
     }
+}
+
+/// When it was attested, block time. Who never was, is due at once; a software TPM cannot be, but
+/// where the site lets them in.
+fn attested_ms(attestation: &Attestation, insecure: bool) -> Option<u64> {
+    match attestation {
+        Attestation::Attested { time_ms, .. } => Some(*time_ms),
+        Attestation::Unverified => Some(0),
+        Attestation::Unattested => insecure.then_some(0),
+    }
+}
+
+fn insecure(state: &State) -> bool {
+    state.policy().insecure_software_tpm_sites
 }
 
 /// Asks one after another: each challenge takes the TPM for itself.

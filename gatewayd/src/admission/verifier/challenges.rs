@@ -176,7 +176,7 @@ impl Challenges {
 
     /// How many are open.
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 

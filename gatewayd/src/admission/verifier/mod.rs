@@ -15,6 +15,8 @@ mod denial;
 mod facts;
 mod introduced;
 mod pending;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::collections::BTreeMap;

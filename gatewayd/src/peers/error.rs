@@ -27,6 +27,12 @@ pub enum StartError {
     /// The TLS library refuses its settings.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// An address of the configuration is none.
+    #[error("peers.addresses: {0}")]
+    Address(#[from] AddressError),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Randomness,
     /// The identity key is no point of the curve.
     #[error("the identity key is not a P-256 public key")]
     Identity,

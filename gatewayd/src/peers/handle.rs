@@ -1,40 +1,123 @@
 //! What the rest of the daemon holds of the transport.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ledger::ids::NodeId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::address_book::{Address, AddressBook};
+use super::peer::{Limits, Peer};
+use super::registry::Registry;
+use super::shared::{Shared, Tally};
+use super::tls::{MemberKeys, Tls};
+use super::wire::Goodbye;
 use super::{
     AddressError, Answer, Bytes, Counters, DialError, Lane, Member, Parts, PeerStatus,
-    RequestError, SendError, Session, StartError,
+    RequestError, SendError, Session, StartError, dial, discovery, listen,
 };
+use crate::vault;
+
+/// How often what is shown of connections is brought up to date when nothing happens.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
 
 /// The transport. Cheap to clone; it ends with its last handle.
 #[derive(Clone)]
 pub struct Handle {
+    running: Arc<Running>,
+}
+
+struct Running {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    peers: watch::Sender<Vec<PeerStatus>>,
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
 }
 
-/// Starts the transport.
+/// Starts the transport. Nobody is a member until [`Handle::set_members`]: everybody is a guest.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn start(parts: Parts) -> Result<Handle, StartError> {
-    let _ = parts;
-    Ok(Handle { shared: Arc::new(Shared { peers: watch::Sender::new(vec![]) }) })
+    start_with(parts, Limits::default())
+}
+
+/// [`start`] with other bounds: tests do not wait for half a minute.
+pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartError> {
+    let Parts { signer, identity, listen, addresses, discovery, interface, .. } = parts;
+    let listener = match listen {
+        Some(address) => {
+            let bound = listen::bind(address);
+            Some(bound.map_err(|error| StartError::Listen { address, error })?)
+        }
+        None => None,
+    };
+    let port = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let member_keys = MemberKeys::default();
+    let tls = Tls::new(&identity, signer, Arc::clone(&member_keys))?;
+    let mut book = AddressBook::open(parts.data_dir.as_deref())
+        .map_err(|(path, error)| StartError::Addresses { path, error })?;
+    for address in &addresses {
+        book.configure(Address::parse(address)?);
+    }
+    let own = NodeId::of_key(&identity);
+    let shared = Arc::new(Shared {
+        own,
+        instance: vault::random().map_err(|_| StartError::Randomness)?,
+        port: AtomicU16::new(port.map_or(0, |address| address.port())),
+        limits,
+        tls,
+        events: parts.events,
+        incoming: parts.incoming,
+        tally: Tally::default(),
+        dial: Notify::new(),
+        stop: watch::Sender::new(false),
+        peers: watch::Sender::new(vec![]),
+        discovered: watch::Sender::new(vec![]),
+        member_keys,
+        registry: Mutex::new(Registry::new(own)),
+        book: Mutex::new(book),
+    });
+    if let Some(listener) = listener {
+        tokio::spawn(listen::listen(Arc::clone(&shared), listener));
+    }
+    if discovery {
+        tokio::spawn(discovery::discover(Arc::clone(&shared), interface));
+    }
+    tokio::spawn(dial::keep_connected(Arc::clone(&shared)));
+    tokio::spawn(keep_shown(Arc::clone(&shared)));
+    Ok(Handle { running: Arc::new(Running { shared }) })
+}
+
+async fn keep_shown(shared: Arc<Shared>) {
+    let mut stop = shared.stop.subscribe();
+    let mut often = tokio::time::interval(SHOW_EVERY);
+    loop {
+        tokio::select! {
+            // A closed channel means the same.
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = often.tick() => shared.show(),
+        }
+    }
 }
 
 impl Handle {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.running.shared
+    }
+
     /// Sends a frame to all connected members. Never blocks: what a full queue does is said at
     /// [`Lane`].
     pub fn publish(&self, lane: Lane, bytes: impl Into<Bytes>) {
-        let _ = (lane, bytes.into());
+        let bytes = bytes.into();
+        for peer in self.shared().registry().links() {
+            // A queue that is full counts what it drops.
+            let _ = peer.outbox.push(lane, Arc::clone(&bytes));
+        }
     }
 
     /// Sends a frame to one member. Never blocks.
@@ -42,8 +125,8 @@ impl Handle {
     /// # Errors
     /// [`SendError`].
     pub fn send(&self, to: NodeId, lane: Lane, bytes: Vec<u8>) -> Result<(), SendError> {
-        let _ = (to, lane, bytes);
-        Err(SendError::NotConnected)
+        let registry = self.shared().registry();
+        registry.link(&to).ok_or(SendError::NotConnected)?.outbox.push(lane, bytes.into())
     }
 
     /// Asks a connected member.
@@ -56,8 +139,10 @@ impl Handle {
         request: Vec<u8>,
         limit: Duration,
     ) -> Result<Answer, RequestError> {
-        let _ = (to, request, limit);
-        Err(RequestError::NotConnected)
+        let link = self.shared().registry().link(&to).cloned();
+        let peer = link.ok_or(RequestError::NotConnected)?;
+        let bytes = peer.request(&request, limit).await?;
+        Ok(Answer { bytes, session: peer.session.clone() })
     }
 
     /// Opens a connection of its own to an address, for requests alone. Whoever answers there is
@@ -67,54 +152,63 @@ impl Handle {
     /// # Errors
     /// [`DialError`].
     pub async fn dial(&self, address: &str) -> Result<Connection, DialError> {
-        Err(DialError::Address(AddressError(address.into())))
+        let peer = dial::dial(self.shared(), address).await?;
+        Ok(Connection { peer })
     }
 
     /// Who is let in from now on: connections of everybody else who was a member end at once.
-    pub fn set_members(&self, members: Vec<Member>) {
-        let _ = members;
+    pub fn set_members(&self, members: &[Member]) {
+        self.shared().set_members(members);
     }
 
     /// The connected members.
     pub fn peers(&self) -> watch::Receiver<Vec<PeerStatus>> {
-        self.shared.peers.subscribe()
+        self.shared().peers.subscribe()
     }
 
     /// What happened since the start.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.shared().counters()
     }
 
-    /// Tries this address, too, and keeps it.
+    /// Port that it listens at; 0: none.
+    pub fn port(&self) -> u16 {
+        self.shared().port.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Tries this address, too; it is kept once a member has answered there.
     ///
     /// # Errors
     /// It is none.
     pub fn add_address(&self, address: &str) -> Result<(), AddressError> {
-        Err(AddressError(address.into()))
+        self.shared().book().configure(Address::parse(address)?);
+        self.shared().dial.notify_one();
+        Ok(())
     }
 
-    /// Addresses at which members were reached, the best of each first: for the answer to a
-    /// newcomer that must find all voters.
+    /// Addresses of members, as they were reached or as members say: for the answer to a newcomer
+    /// that must find all voters.
     pub fn addresses(&self) -> Vec<(NodeId, String)> {
-        vec![]
+        let book = self.shared().book();
+        book.proven().map(|(node, address)| (node, address.as_str().to_owned())).collect()
     }
 
     /// Addresses that were found by mDNS: hints that nobody vouches for.
     pub fn discovered(&self) -> watch::Receiver<Vec<String>> {
-        watch::Sender::new(vec![]).subscribe()
+        self.shared().discovered.subscribe()
     }
 }
 
 /// A connection for requests, made by [`Handle::dial`]; it ends when dropped.
 #[derive(Debug)]
 pub struct Connection {
-    session: Session,
+    peer: Arc<Peer>,
 }
 
 impl Connection {
     /// Who is at the other end; `member` is what this gateway's own ledger says.
     pub fn session(&self) -> &Session {
-        &self.session
+        &self.peer.session
     }
 
     /// Asks.
@@ -126,7 +220,12 @@ impl Connection {
         request: Vec<u8>,
         limit: Duration,
     ) -> Result<Vec<u8>, RequestError> {
-        let _ = (request, limit);
-        Err(RequestError::Closed("not connected"))
+        self.peer.request(&request, limit).await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.peer.outbox.close(Some(Goodbye::Stopping));
     }
 }

@@ -21,15 +21,29 @@ use ledger::crypto::PublicKey;
 use ledger::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
+mod address_book;
+mod dial;
+mod discovery;
 mod error;
 mod handle;
 mod inbox;
+mod listen;
+mod outbox;
+mod peer;
+mod registry;
+mod shared;
 mod status;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
 
+pub use discovery::{SERVICE, browse};
 pub use error::{AddressError, DialError, RequestError, SendError, StartError};
 pub use handle::{Connection, Handle, start};
 pub use inbox::{Inbox, InboxSender, inbox};
 pub use status::{Counters, Direction, PeerStatus};
+pub use wire::fuzz;
 
 /// Application protocol of the connections (RFC 7301).
 pub const ALPN: &[u8] = b"gatewayd/1";

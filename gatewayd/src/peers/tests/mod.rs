@@ -1,0 +1,5 @@
+//! Transports over loopback with software keys, and strangers who do not keep to the protocol.
+
+mod abuse;
+mod links;
+mod stage;

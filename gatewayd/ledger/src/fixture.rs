@@ -66,6 +66,8 @@ pub(crate) struct Fixture {
     parent_tip: Option<Tip>,
     /// Blocks and certificates by height, from 1.
     pub(crate) chain: Vec<(Block, Certificate)>,
+    /// The voters that certified each of them.
+    pub(crate) sets: Vec<ValidatorSet>,
     /// Gateways that sign blocks.
     pub(crate) voters: Vec<GatewayKeys>,
     nonces: BTreeMap<Author, u64>,
@@ -121,6 +123,7 @@ impl Fixture {
             last_commit: None,
             parent_tip: None,
             chain: Vec::new(),
+            sets: Vec::new(),
             nonces: BTreeMap::new(),
         }
     }
@@ -241,6 +244,7 @@ impl Fixture {
         outcome: crate::state::Outcome,
     ) {
         self.tip_set = self.state.validator_set();
+        self.sets.push(self.tip_set.clone());
         certificate.verify(&block.header, &self.tip_set).unwrap();
         self.state.commit(outcome);
         let parent = self.tip.clone();

@@ -244,17 +244,47 @@ fn target(
     anchors.sort_by_key(|anchor| anchor.height);
     anchors.dedup();
     anchors.retain(|anchor| *anchor != header);
-    let first = anchors.first().map_or(header.height, |anchor| anchor.height.next());
-    let mut sets: Vec<ValidatorSet> = vec![reader.validators(first).map_err(storage)?];
-    let mut steps = Vec::new();
-    for step in reader.set_steps(first, MAX_STEPS).map_err(storage)? {
-        if step.header.height >= header.height {
+    let from = anchors.first().map_or(Height(header.height.0.saturating_sub(1)), |a| a.height);
+    let (sets, steps) = voters_between(reader, from, header.height)?;
+    Ok(Target { header, signers, sets, steps, anchors })
+}
+
+/// The voters above one height, and each block below another that changed them, with the fewest
+/// votes that certify it.
+fn voters_between(
+    reader: &Reader,
+    from: Height,
+    to: Height,
+) -> Result<(Vec<ValidatorSet>, Vec<(Header, Signers)>)> {
+    let mut set = reader.validators(from.next()).map_err(storage)?;
+    let (mut sets, mut steps) = (vec![set.clone()], Vec::new());
+    let mut after = from;
+    // The store answers page by page.
+    loop {
+        let page = reader.set_steps(after, MAX_STEPS).map_err(storage)?;
+        let Some(last) = page.last() else { break };
+        after = last.header.height;
+        for step in page.into_iter().take_while(|step| step.header.height < to) {
+            let signers = match step.certificate.signers {
+                Signers::Votes(votes) => Signers::Votes(votes.trimmed(&set)),
+                by_operator @ Signers::Operator(_) => by_operator,
+            };
+            steps.push((step.header, signers));
+            set = step.next;
+            sets.push(set.clone());
+        }
+        if after >= to {
             break;
         }
-        steps.push((step.header, step.certificate.signers));
-        sets.push(step.next);
     }
-    Ok(Target { header, signers, sets, steps, anchors })
+    if steps.len() > MAX_STEPS {
+        let why = format!(
+            "the voting gateways changed more than {MAX_STEPS} times since height {from}: \
+             take a newer site code"
+        );
+        return Err(ControlError::Refused(why));
+    }
+    Ok((sets, steps))
 }
 
 /// Header of the newest checkpoint at or below a height.

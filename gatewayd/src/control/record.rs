@@ -158,30 +158,6 @@ fn sentence(draft: &Draft) -> String {
     let light = |node: &NodeId| node.to_light_node_string();
     match &draft.body {
         Body::Policy(_) => "the operator changed the site's policy".into(),
-        Body::Admit(admit) => {
-            let node = admit.statement.node().to_gateway_string();
-            format!("{node} was admitted as {}", admit.statement.label.words())
-        }
-        Body::Activate(activate) => {
-            format!("{} gateway(s) are ready to vote", activate.nodes.len())
-        }
-        Body::Attest(attest) => {
-            let node = attest.statement.node().to_gateway_string();
-            format!("the attestation of {node} was renewed")
-        }
-        Body::Offline(offline) => {
-            format!("{} was found offline", offline.node.to_gateway_string())
-        }
-        Body::Online(_) => "the gateway is back online".into(),
-        Body::Leave(leave) => format!("the gateway left: {}", leave.reason.as_str()),
-        Body::Replace(replace) => {
-            let old = replace.old.to_gateway_string();
-            let new = NodeId::of_key(&replace.identity).to_gateway_string();
-            format!("{new} took the place of {old}: {}", replace.reason.as_str())
-        }
-        Body::GatewayApproval(approval) => {
-            format!("the operator approved {}", approval.node().to_gateway_string())
-        }
         Body::Suspend(act) => {
             let by = match act.cause {
                 SuspendCause::Operator => "the operator suspended it",
@@ -234,6 +210,38 @@ fn sentence(draft: &Draft) -> String {
         }
         Body::Refusal(refusal) => format!("refused: {}", refusal.reason.as_str()),
         Body::RotateKey(_) => "the gateway changed its vote key".into(),
+        other => membership_sentence(other),
+    }
+}
+
+fn membership_sentence(body: &Body) -> String {
+    match body {
+        Body::Admit(admit) => {
+            let node = admit.statement.node().to_gateway_string();
+            format!("{node} was admitted as {}", admit.statement.label.words())
+        }
+        Body::Activate(activate) => {
+            format!("{} gateway(s) are ready to vote", activate.nodes.len())
+        }
+        Body::Attest(attest) => {
+            let node = attest.statement.node().to_gateway_string();
+            format!("the attestation of {node} was renewed")
+        }
+        Body::Offline(offline) => {
+            format!("{} was found offline", offline.node.to_gateway_string())
+        }
+        Body::Online(_) => "the gateway is back online".into(),
+        Body::Leave(leave) => format!("the gateway left: {}", leave.reason.as_str()),
+        Body::Replace(replace) => {
+            let old = replace.old.to_gateway_string();
+            let new = NodeId::of_key(&replace.identity).to_gateway_string();
+            format!("{new} took the place of {old}: {}", replace.reason.as_str())
+        }
+        Body::GatewayApproval(approval) => {
+            format!("the operator approved {}", approval.node().to_gateway_string())
+        }
+        // Told above.
+        other => format!("{:?}", other.kind()),
     }
 }
 

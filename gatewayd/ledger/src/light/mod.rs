@@ -14,6 +14,7 @@ use crate::{
     batch::Leaf,
     codec::{Decode, Encode},
     ids::{Height, NodeId},
+    policy::Policy,
     proof::{Anchor, Proof, Subject},
     state::{Key, LightNode, Record},
 };
@@ -108,7 +109,8 @@ fn judge(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
             reading = batch.map(|_| proved.leaf.clone());
         }
         Subject::Identity(node) => {
-            check_identity(&mut checks, &mut statements, node, &entries);
+            let as_of_ms = proof.target.header.time_ms;
+            check_identity(&mut checks, &mut statements, node, &entries, as_of_ms);
         }
     }
     chain::state(&mut statements, &proof.target, &entries, &trusted, anchor, options);
@@ -161,6 +163,13 @@ impl Entries {
         Some(entry.1.as_ref())
     }
 
+    fn policy(&self) -> Option<&Policy> {
+        match self.get(&Key::Policy) {
+            Some(Some(Record::Policy(policy))) => Some(policy),
+            _ => None,
+        }
+    }
+
     fn light_node(&self, node: &NodeId) -> Option<&LightNode> {
         match self.get(&Key::LightNode(*node)) {
             Some(Some(Record::LightNode(light_node))) => Some(light_node),
@@ -197,6 +206,7 @@ fn check_identity(
     statements: &mut Vec<String>,
     node: &NodeId,
     entries: &Entries,
+    as_of_ms: u64,
 ) {
     let as_gateway = entries.get(&Key::Gateway(*node));
     let as_light_node = entries.get(&Key::LightNode(*node));
@@ -216,7 +226,7 @@ fn check_identity(
         }
         (Some(Record::Gateway(record)), _) => {
             checks.add("identity", true, "The ID is that of a gateway.".into());
-            statements.push(words::gateway(&gateway, record));
+            statements.push(words::gateway(&gateway, record, as_of_ms, entries.policy()));
         }
         (_, Some(Record::LightNode(record))) => {
             checks.add("identity", true, "The ID is that of a light node.".into());

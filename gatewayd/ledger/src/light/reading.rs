@@ -10,7 +10,7 @@ use crate::{
     ids::{Height, NodeId},
     merkle::root_from_path,
     proof::{ReadingProof, ShownReceipts, Target},
-    state::{Key, Record},
+    state::{Key, LightNode, Record},
     transaction::{Attachment, Author, BatchHead, Body, Transaction},
 };
 
@@ -162,6 +162,7 @@ pub(super) fn state(
     statements.push(vouching_gateway(proved, target, entries));
     match entries.light_node(&leaf.node) {
         Some(light_node) => {
+            statements.push(serving(proved, light_node));
             statements.push(words::light_node(&leaf.node.to_light_node_string(), light_node));
         }
         None => statements.push("The file does not show how the sensor stands.".into()),
@@ -194,12 +195,25 @@ fn witnesses(leaf: &Leaf, proved: &Proved) -> String {
     }
 }
 
+/// That the gateway served the sensor is what the other gateways checked when the batch was
+/// recorded; a proof carries the batch's head only, so it shows what holds as of its header.
+fn serving(proved: &Proved, light_node: &LightNode) -> String {
+    if light_node.gateways.contains(&proved.gateway) {
+        return "That gateway is among those that the site assigned the sensor to.".into();
+    }
+    "That gateway is NOT AMONG those that the site assigned the sensor to, as of that height; it \
+     may have been when it recorded the reading."
+        .into()
+}
+
 /// Who vouches, and how it was attested: the part that must not be overlooked.
 fn vouching_gateway(proved: &Proved, target: &Target, entries: &Entries) -> String {
     let name = proved.gateway.to_gateway_string();
     match entries.get(&Key::Gateway(proved.gateway)) {
         Some(Some(Record::Gateway(gateway))) => {
-            format!("It is vouched for by: {}", words::gateway(&name, gateway))
+            let as_of_ms = target.header.time_ms;
+            let words = words::gateway(&name, gateway, as_of_ms, entries.policy());
+            format!("It is vouched for by: {words}")
         }
         Some(_) => format!("It is vouched for by {name}, which is NO MEMBER any more."),
         None => format!(

@@ -1,5 +1,7 @@
 //! Proofs of a real small chain, and every way to spoil them.
 
+mod followed;
+
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use proptest::prelude::*;

@@ -1,10 +1,11 @@
 //! Sentences for people.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 
 use crate::{
     batch::TimeQuality,
     ids::Height,
+    policy::Policy,
     state::{Attestation, Gateway, LightNode, Standing, StandingRecord},
 };
 
@@ -71,25 +72,61 @@ pub(super) fn attestation(attestation: &Attestation) -> String {
         Attestation::Unverified => {
             "NOT VERIFIED: it has a hardware TPM that no other gateway has checked".into()
         }
-        Attestation::Attested { height, time_ms, .. } => {
-            let time = time(*time_ms);
-            format!("attested with its TPM by a quorum, at height {height} ({time})")
+        Attestation::Attested { height, time_ms, warnings, .. } => {
+            let (time, accepted) = (time(*time_ms), accepted(*warnings));
+            format!(
+                "its TPM was attested by other gateways of the site, at height {height} \
+                 ({time}){accepted}"
+            )
         }
     }
 }
 
-pub(super) fn gateway(name: &str, gateway: &Gateway) -> String {
-    let role = match (gateway.full, gateway.coordinator) {
-        (true, true) => "full node and coordinator",
-        (true, false) => "full node",
-        (false, true) => "coordinator",
-        (false, false) => "gateway without a label",
+/// The claims that the site's policy accepts without proof: who relies on the reading must know.
+fn accepted(warnings: u32) -> String {
+    let claims: Vec<String> = (0..u32::BITS)
+        .filter(|claim| warnings & (1 << claim) != 0)
+        .map(|claim| match claim {
+            0 => "that a vendor vouches for the TPM".into(),
+            1 => "that the TPM IS A CHIP AND NOT A PROGRAM".into(),
+            5 => "what the machine booted".into(),
+            other => format!("claim {other}"),
+        })
+        .collect();
+    if claims.is_empty() {
+        return String::new();
+    }
+    format!(", NOT PROVEN and accepted by the site's policy: {}", claims.join(", "))
+}
+
+/// How old the attestation was when the header was made; stale, when the policy is at hand.
+fn attestation_age(gateway: &Gateway, as_of_ms: u64, policy: Option<&Policy>) -> String {
+    let Attestation::Attested { time_ms, .. } = gateway.attestation else {
+        return String::new();
     };
+    let hours = as_of_ms.saturating_sub(time_ms) / 3_600_000;
+    match policy.map(|policy| policy.attestation_valid_s) {
+        Some(valid_s) if gateway.attestation.is_stale(valid_s, as_of_ms) => {
+            format!(", which was STALE: {hours} hours old, and valid for {}", valid_s / 3_600)
+        }
+        _ => format!(", {hours} hours before that header"),
+    }
+}
+
+/// `as_of_ms`: time of the header that the record is under.
+pub(super) fn gateway(
+    name: &str,
+    gateway: &Gateway,
+    as_of_ms: u64,
+    policy: Option<&Policy>,
+) -> String {
     format!(
-        "Gateway {name}: {role}, member since height {}, {}; {}.",
+        "Gateway {name}: {}, member since height {}, {}; {}{}.",
+        gateway.label().words(),
         gateway.member_since,
         standing(&gateway.standing),
-        attestation(&gateway.attestation)
+        attestation(&gateway.attestation),
+        attestation_age(gateway, as_of_ms, policy)
     )
 }
 

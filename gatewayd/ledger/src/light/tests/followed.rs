@@ -1,0 +1,192 @@
+//! Proofs that follow the voters of a site through its life: growth, rotated keys, eras.
+
+use super::*;
+use crate::{
+    crypto::{SigningKey, sha256},
+    fixture::GatewayKeys,
+    ids::NodeId,
+    policy::Policy,
+    transaction::ClaimVerdict,
+};
+
+/// The way from genesis to the tip: each block that changed the voters, with the fewest votes.
+fn followed(site: &Fixture) -> Target {
+    let now = site.state.validator_set();
+    let after = site.sets.iter().skip(1).chain([&now]);
+    let mut sets = vec![site.sets[0].clone()];
+    let mut steps = vec![];
+    let (tip, earlier) = site.chain.split_last().unwrap();
+    for (((block, certificate), set), next) in earlier.iter().zip(&site.sets).zip(after) {
+        if block.header.next_validators_hash != block.header.validators_hash {
+            steps.push((block.header.clone(), trimmed(&certificate.signers, set)));
+            sets.push(next.clone());
+        }
+    }
+    Target {
+        header: tip.0.header.clone(),
+        signers: trimmed(&tip.1.signers, sets.last().unwrap()),
+        sets,
+        steps,
+        anchors: vec![State::genesis_header(&site.genesis)],
+    }
+}
+
+fn trimmed(signers: &Signers, set: &ValidatorSet) -> Signers {
+    match signers {
+        Signers::Votes(votes) => Signers::Votes(votes.trimmed(set)),
+        Signers::Operator(_) => signers.clone(),
+    }
+}
+
+/// What is under the ID of a gateway, as of the tip.
+fn identity(site: &Fixture, node: NodeId, more: &[Key]) -> Proof {
+    let keys = [Key::Gateway(node), Key::LightNode(node)];
+    let states = keys.iter().chain(more).map(|key| site.state.state_proof(key)).collect();
+    Proof { subject: Subject::Identity(node), target: followed(site), states }
+}
+
+fn genesis_anchor(site: &Fixture) -> Anchor {
+    Anchor::of(&State::genesis_header(&site.genesis))
+}
+
+fn rotate(site: &mut Fixture, voter: usize, number: u32) {
+    let secret = sha256(&[b"rotation", &number.to_be_bytes()]).0;
+    let vote = SigningKey::from_bytes(&secret).unwrap();
+    let keys = site.voters[voter].clone();
+    let chain = site.state.chain_id().0;
+    let body = RotateKey::new(&chain, &keys.identity.public_key(), &vote);
+    let transaction = site.by_identity_of(&keys, Body::RotateKey(body));
+    site.commit(vec![transaction]).unwrap();
+    site.voters[voter].vote = vote.clone();
+    if keys.node() == site.gateway() {
+        site.founder.vote = vote;
+    }
+}
+
+#[test]
+fn voters_that_grow_are_followed_from_one_to_four_to_seven() {
+    let mut site = Fixture::grown(4);
+    let more: Vec<_> = (0..3).map(|byte| GatewayKeys::new(50 + byte)).collect();
+    for keys in &more {
+        site.admit(keys);
+    }
+    site.activate(&more.iter().collect::<Vec<_>>());
+    rotate(&mut site, 2, 0);
+    site.commit(vec![]).unwrap();
+    let proof = identity(&site, more[0].node(), &[]);
+    assert_eq!(proof.target.sets.iter().map(ValidatorSet::count).collect::<Vec<_>>(), [1, 4, 7, 7]);
+    let verdict = accepted(&proof, &genesis_anchor(&site));
+    let text = verdict.statements.join("\n");
+    assert!(text.contains("was attested by other gateways of the site"), "{text}");
+    let steps = "3 certified changes of the voting gateways";
+    assert!(verdict.checks.iter().any(|check| check.sentence.contains(steps)), "{verdict:#?}");
+    // The sole voter of the beginning cannot certify what four must.
+    let anchor = genesis_anchor(&site);
+    let mut by_one = proof.clone();
+    by_one.target.steps.remove(1);
+    by_one.target.sets.remove(1);
+    assert_eq!(failed(&by_one, &anchor), "anchor");
+    let mut few = proof;
+    let Signers::Votes(votes) = &few.target.steps[2].1 else { unreachable!() };
+    let five = votes.signers().zip(votes.signatures.iter().copied());
+    assert_eq!(votes.signatures.len(), 5);
+    few.target.steps[2].1 = Signers::Votes(crate::certificate::Votes::collect(0, 7, five.take(4)));
+    assert_eq!(failed(&few, &anchor), "anchor");
+}
+
+#[test]
+fn a_thousand_rotated_keys_make_one_file() {
+    let mut site = Fixture::grown(4);
+    for number in 0..1_000 {
+        rotate(&mut site, number as usize % 4, number);
+    }
+    site.commit(vec![]).unwrap();
+    let proof = identity(&site, site.gateway(), &[]);
+    assert_eq!(proof.target.steps.len(), 1_001);
+    let bytes = proof.to_bytes();
+    assert!(bytes.len() <= crate::proof::MAX_PROOF, "{} bytes", bytes.len());
+    let verdict = verify_bytes(&bytes, &genesis_anchor(&site), &Options::default());
+    assert!(verdict.is_valid(), "{:?}", verdict.failure());
+}
+
+/// Four voters, of whom two are lost for ever; the other two go on in a new era.
+#[test]
+fn an_era_of_several_voters_is_followed_and_said() {
+    let mut site = Fixture::grown(4);
+    let mut survivors: Vec<_> = site.voters[..2].iter().map(GatewayKeys::node).collect();
+    survivors.sort_unstable();
+    let survivors = survivors.into_iter().map(|node| Survivor { node, new_vote_key: None });
+    let plan = Recovery {
+        state: &site.state,
+        tip: &site.tip,
+        last_commit: site.last_commit.as_ref(),
+        time_ms: site.now_ms(),
+        proposer: site.gateway(),
+        survivors: survivors.collect(),
+        nonce: 10,
+        expiry_ms: site.now_ms() + 60_000,
+    };
+    let (draft, header) = plan.draft().unwrap();
+    let transaction = draft.sign(&site.operator);
+    let (header, certificate) = certify_recovery(header, transaction.clone());
+    let last_commit = site.last_commit.clone();
+    let block = Block { header, transactions: vec![transaction], last_commit };
+    let outcome = crate::chain::execute(&site.state, &site.tip, &site.tip_set, &block).unwrap();
+    site.take(block, certificate, outcome);
+    let recovered_at = site.height();
+    rotate(&mut site, 1, 7);
+    site.commit(vec![]).unwrap();
+    let proof = identity(&site, site.gateway(), &[Key::Site]);
+    assert_eq!(proof.target.sets.iter().map(ValidatorSet::count).collect::<Vec<_>>(), [1, 4, 2, 2]);
+    let text = accepted(&proof, &genesis_anchor(&site)).statements.join("\n");
+    let expected = alloc::format!("RECOVERED BY THE OPERATOR at height {recovered_at}: era 1");
+    assert!(text.contains(&expected), "{text}");
+}
+
+/// Whoever relies on a gateway reads how its TPM was attested, when, and what was left unproven.
+#[test]
+fn attestations_are_shown_with_their_age_and_what_they_leave_open() {
+    let mut site = Fixture::grown(4);
+    let keys = GatewayKeys::new(60);
+    let act = Policy { operator_approval: false, ..Policy::default() };
+    let act = site.by_operator(act.into());
+    site.commit(vec![act]).unwrap();
+    let mut admit = site.admission(&keys);
+    admit.statement.claims = vec![
+        ClaimVerdict { claim: 1, status: ClaimVerdict::WARNING },
+        ClaimVerdict { claim: 5, status: ClaimVerdict::WARNING },
+    ];
+    site.endorse(&mut admit);
+    let admit = site.by_founder(Body::Admit(admit.into()));
+    site.commit(vec![admit]).unwrap();
+    let three_hours = site.now_ms() + 3 * 3_600_000;
+    site.commit_at(three_hours, vec![]).unwrap();
+    let anchor = genesis_anchor(&site);
+    let proof = identity(&site, keys.node(), &[]);
+    let text = accepted(&proof, &anchor).statements.join("\n");
+    for part in ["IS A CHIP AND NOT A PROGRAM", "what the machine booted", "3 hours before"] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+    let next_week = site.now_ms() + 7 * 86_400_000;
+    site.commit_at(next_week, vec![]).unwrap();
+    let proof = identity(&site, keys.node(), &[Key::Policy]);
+    let text = accepted(&proof, &anchor).statements.join("\n");
+    assert!(text.contains("which was STALE: 171 hours old, and valid for 24"), "{text}");
+}
+
+/// Sets travel as changes; whatever a damaged change still says is no second form of one proof.
+#[test]
+fn changes_of_sets_have_one_form() {
+    let mut site = Fixture::grown(4);
+    rotate(&mut site, 3, 1);
+    site.commit(vec![]).unwrap();
+    let anchor = genesis_anchor(&site);
+    let bytes = identity(&site, site.gateway(), &[]).to_bytes();
+    assert!(verify_bytes(&bytes, &anchor, &Options::default()).is_valid());
+    for index in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[index] ^= 1 << (index % 8);
+        let verdict = verify_bytes(&flipped, &anchor, &Options::default());
+        assert!(!verdict.is_valid(), "byte {index} of {}", bytes.len());
+    }
+}

@@ -7,6 +7,9 @@
 //! namespace 2  10.77.0.3 ──veth──┤                 nobody hears an answer, as when a cable is cut
 //! namespace 3  10.77.0.4 ──veth──┘
 //! ```
+//!
+//! Or on a wire that delays and loses frames: `peers/wire.py` in place of the bridge, since not
+//! every kernel has `netem`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,8 +18,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::peer::Peer;
+
 /// How names of ours begin; the process ID follows, so that what a killed run left can be found.
 const PREFIX: &str = "gwt";
+
+/// What is missing where it cannot be done.
+const NEEDS: &str = "several gateways need network namespaces: run as root, with the package \
+    iproute2, on a kernel with network namespaces, veth, bridges and TUN";
 
 /// Where the processes of one gateway run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +51,20 @@ impl Place {
     }
 }
 
-/// Hosts on one bridge; taken down when dropped.
+/// Hosts that reach each other; taken down when dropped.
 pub struct Network {
     name: String,
     hosts: usize,
+    wire: Option<Peer>,
+}
+
+/// What a bad wire does to frames.
+#[derive(Debug, Clone, Copy)]
+pub struct Wire {
+    /// Each is delayed by so much, and by up to half as much again.
+    pub delay_ms: u32,
+    /// So many of a hundred never arrive.
+    pub loss_percent: u32,
 }
 
 impl Network {
@@ -54,25 +73,49 @@ impl Network {
     /// # Errors
     /// Not root, `ip` is missing, or the kernel has no namespaces.
     pub fn build(hosts: usize) -> Result<Self> {
-        static BUILT: AtomicUsize = AtomicUsize::new(0);
-        sweep();
-        let number = BUILT.fetch_add(1, Ordering::Relaxed);
-        let network = Self { name: format!("{PREFIX}{}x{number}", std::process::id()), hosts };
-        network.raise().context(
-            "several gateways need network namespaces: run as root, with the package iproute2, on \
-             a kernel with network namespaces, veth and bridges",
-        )?;
+        let network = Self::unconnected(hosts);
+        network.bridge(0).and_then(|()| network.raise()).context(NEEDS)?;
         Ok(network)
     }
 
+    /// Makes so many hosts with addresses, joined by a bad wire. Its links cannot be cut.
+    ///
+    /// # Errors
+    /// As [`Network::build`]; `/dev/net/tun` is missing.
+    pub fn build_on(wire: Wire, hosts: usize) -> Result<Self> {
+        let mut network = Self::unconnected(hosts);
+        let (delay, jitter) = (wire.delay_ms.to_string(), (wire.delay_ms / 2).to_string());
+        let mut switch = Command::new("python3");
+        switch
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/wire.py"))
+            .args(["--delay-ms", &delay, "--jitter-ms", &jitter])
+            .args(["--loss-percent", &wire.loss_percent.to_string()])
+            .args((0..hosts).map(|host| network.port(host)));
+        let switch = Peer::start(&mut switch, "python3 (package python3)")?;
+        switch.wait_line("ready").context(NEEDS)?;
+        network.wire = Some(switch);
+        network.raise().context(NEEDS)?;
+        Ok(network)
+    }
+
+    fn unconnected(hosts: usize) -> Self {
+        static BUILT: AtomicUsize = AtomicUsize::new(0);
+        sweep();
+        let number = BUILT.fetch_add(1, Ordering::Relaxed);
+        Self { name: format!("{PREFIX}{}x{number}", std::process::id()), hosts, wire: None }
+    }
+
     fn raise(&self) -> Result<()> {
-        self.bridge(0)?;
         for host in 0..self.hosts {
             let (namespace, port) = (self.namespace(host), self.port(host));
             ip(&["netns", "add", &namespace])?;
-            let ends = ["link", "add", &port, "type", "veth", "peer", "name", "eth0"];
-            ip(&[&ends[..], &["netns", &namespace]].concat())?;
-            ip(&["link", "set", &port, "master", &self.bridge_name(0), "up"])?;
+            if self.wire.is_some() {
+                ip(&["link", "set", &port, "netns", &namespace, "name", "eth0"])?;
+            } else {
+                let ends = ["link", "add", &port, "type", "veth", "peer", "name", "eth0"];
+                ip(&[&ends[..], &["netns", &namespace]].concat())?;
+                ip(&["link", "set", &port, "master", &self.bridge_name(0), "up"])?;
+            }
             let address = format!("{}/24", Self::address(host));
             ip(&["-n", &namespace, "address", "add", &address, "dev", "eth0"])?;
             ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
@@ -119,23 +162,6 @@ impl Network {
         (0..self.hosts).try_for_each(|host| self.plug(host, 0))
     }
 
-    /// Delays and loses what a host sends, with the kernel's `netem`. Zero for both ends it.
-    ///
-    /// # Errors
-    /// The kernel has no `netem` ([`Network::can_impair`]).
-    pub fn impair(&self, host: usize, delay_ms: u32, loss_percent: u32) -> Result<()> {
-        let (namespace, delay) = (self.namespace(host), format!("{delay_ms}ms"));
-        let (jitter, loss) = (format!("{}ms", delay_ms / 4), format!("{loss_percent}%"));
-        let rule = ["qdisc", "replace", "dev", "eth0", "root", "netem", "delay", &delay, &jitter];
-        let rule = [&["-n", &namespace][..], &rule, &["loss", &loss]].concat();
-        run("tc", &rule)
-    }
-
-    /// Whether this kernel has `netem`.
-    pub fn can_impair(&self) -> bool {
-        self.impair(0, 0, 0).is_ok()
-    }
-
     fn plug(&self, host: usize, bridge: usize) -> Result<()> {
         ip(&["link", "set", &self.port(host), "master", &self.bridge_name(bridge)])
     }
@@ -166,6 +192,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        self.wire.take();
         take_down(&self.name);
     }
 }
@@ -216,14 +243,9 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    run("ip", arguments)
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.with_context(|| format!("{program} (package iproute2)"))?;
+    let output = Command::new("ip").args(arguments).output().context("ip (package iproute2)")?;
     if !output.status.success() {
-        bail!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
@@ -255,7 +277,7 @@ mod tests {
 
     /// Whether host `from` gets an answer of host `to`.
     fn reaches(network: &Network, from: usize, to: usize) -> bool {
-        let address = format!("TCP:{}:7447,connect-timeout=1", Network::address(to));
+        let address = format!("TCP:{}:7447,connect-timeout=2", Network::address(to));
         let said = network.place(from).command("socat").args(["-", &address]).output();
         said.is_ok_and(|said| said.stdout.starts_with(b"here"))
     }
@@ -289,9 +311,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_wire_delays_and_loses() -> Result<()> {
+        let network = Network::build_on(Wire { delay_ms: 100, loss_percent: 10 }, 2)?;
+        let _listener = Listener::start(&network.place(1))?;
+        until("it is joined", || reaches(&network, 0, 1));
+        let begun = Instant::now();
+        until("it answers", || reaches(&network, 0, 1));
+        assert!(begun.elapsed() > Duration::from_millis(300), "three ways there and back at least");
+        Ok(())
+    }
+
+    #[test]
     fn what_a_killed_run_left_is_swept_away() -> Result<()> {
         // No process has this number: the kernel's largest is 4194304.
-        let stale = Network { name: format!("{PREFIX}9999999x0"), hosts: 1 };
+        let stale = Network { name: format!("{PREFIX}9999999x0"), hosts: 1, wire: None };
         let namespace = stale.namespace(0);
         ip(&["netns", "add", &namespace])?;
         std::mem::forget(stale);

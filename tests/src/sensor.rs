@@ -87,6 +87,16 @@ impl Load {
         Ok(Self { peer, _cable: cable })
     }
 
+    /// The same with a sensor that counts from 0 and goes on counting while its gateway is away.
+    ///
+    /// # Errors
+    /// It is not paired in time.
+    pub fn counting(gateway: &Gateway, name: &str, interval_s: &str) -> Result<Self> {
+        let kept = gateway.dir.path().join(format!("state-{name}"));
+        let options = ["--count", "0", "--interval", interval_s, "--value", "0", "--step", "1"];
+        Self::start(gateway, name, &[&options[..], &["--reopen", "--state", text(&kept)?]].concat())
+    }
+
     /// Waits until so many more readings are acknowledged.
     ///
     /// # Errors

@@ -12,8 +12,10 @@ use ledger::ids::NodeId;
 use serde_json::Value;
 
 use crate::gateway::{Gateway, Stand, text};
-use crate::network::{Network, Place};
+use crate::network::{Network, Place, Wire};
 use crate::peer::Peer;
+use crate::record;
+use crate::sensor::Load;
 use crate::swtpm::Swtpm;
 use crate::tpm_maker::{Ek, Maker};
 
@@ -40,27 +42,43 @@ pub struct Site {
 pub struct Plan<'a> {
     /// Which certificate each gateway's TPM has; as many gateways as entries.
     pub tpms: &'a [Ek],
-    /// Whether each stands in a network namespace, so that links can be cut. Needs root.
-    pub namespaces: bool,
+    /// How they reach each other.
+    pub links: Links,
     /// Whether software TPMs count as real ones.
     pub insecure: bool,
+}
+
+/// How gateways reach each other.
+#[derive(Debug, Clone, Copy)]
+pub enum Links {
+    /// On this machine's loopback, each with ports of its own.
+    Loopback,
+    /// In network namespaces on one bridge; links can be cut. Needs root.
+    Bridge,
+    /// In network namespaces on a bad wire. Needs root.
+    Bad(Wire),
 }
 
 impl Site {
     /// Four gateways in namespaces, on a site that takes their software TPMs for real ones, their
     /// maker trusted; the first runs and has founded it.
     pub fn of_four() -> Result<Self> {
-        Self::founded(Plan { tpms: &[Ek::Both; 4], namespaces: true, insecure: true })
+        Self::founded(Plan { tpms: &[Ek::Both; 4], links: Links::Bridge, insecure: true })
     }
 
     /// As [`Site::of_four`], all of them admitted and voting.
     pub fn grown_to_four() -> Result<Self> {
         let mut site = Self::of_four()?;
-        for gateway in 1..4 {
-            site.admit(gateway)?;
-        }
-        site.wait_voters(4)?;
+        site.grow()?;
         Ok(site)
+    }
+
+    /// Has all the others admitted, one after the other, and waits until four vote.
+    pub fn grow(&mut self) -> Result<()> {
+        for gateway in 1..self.gateways.len() {
+            self.admit(gateway)?;
+        }
+        self.wait_voters(4)
     }
 
     /// A site with these gateways; only the founder runs.
@@ -85,9 +103,10 @@ impl Site {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir()?;
         let maker = Maker::new(&dir.path().join("maker"))?;
-        let network = match plan.namespaces {
-            true => Some(Network::build(plan.tpms.len())?),
-            false => None,
+        let network = match plan.links {
+            Links::Loopback => None,
+            Links::Bridge => Some(Network::build(plan.tpms.len())?),
+            Links::Bad(wire) => Some(Network::build_on(wire, plan.tpms.len())?),
         };
         let mut site = Self { gateways: Vec::new(), maker, network, dir, _alone: alone };
         for &kind in plan.tpms {
@@ -144,11 +163,13 @@ impl Site {
     /// The operator approves the gateway that waits, at a member.
     pub fn approve(&self, number: usize, member: usize) -> Result<()> {
         let mut waiting = None;
-        self.gateways[member].wait_for("a gateway that waits for approval", |member| {
-            waiting = member.ctl_json(&["gateway", "list"]).ok().and_then(|list| candidate(&list));
+        let what = format!("gateway {number} to wait for approval");
+        self.gateways[member].wait_for(&what, |member| {
+            let pending = member.ctl_json(&["gateway", "pending"]).unwrap_or_default();
+            waiting = needs_approval(&pending);
             waiting.is_some()
         })?;
-        let waiting = waiting.with_context(|| format!("gateway {number} waits"))?;
+        let waiting = waiting.context("it waits")?;
         self.sign(member, &["gateway", "approve", &waiting])?;
         Ok(())
     }
@@ -296,6 +317,28 @@ impl Site {
         numbers.filter(|&number| self.gateways[number].pid().is_some()).collect()
     }
 
+    /// Switches the only sensor of a gateway off, a counting one, and stops the gateway: every
+    /// value that the sensor got rid of is on the record, once.
+    pub fn nothing_lost(&mut self, number: usize, load: Load) -> Result<()> {
+        let (acknowledged, own) = (load.stop(), self.node(number)?);
+        let gateway = &mut self.gateways[number];
+        record::wait_recorded(gateway)?;
+        gateway.stop()?;
+        let entries = record::batches(gateway, Some(own))?;
+        let mut values = entries.iter().map(record::value).collect::<Result<Vec<u64>>>()?;
+        values.sort_unstable();
+        let all: Vec<u64> = (0..values.len() as u64).collect();
+        ensure!(values == all, "gateway {number}: values are missing or doubled: {values:?}");
+        // The one that was under way at the end may be there too.
+        let (kept, range) = (all.len() as u64, acknowledged..=acknowledged + 1);
+        ensure!(
+            range.contains(&kept),
+            "gateway {number}: {acknowledged} acknowledged, {kept} kept"
+        );
+        println!("gateway {number}: {acknowledged} readings acknowledged, each on the record once");
+        Ok(())
+    }
+
     /// Stops a gateway and forgets all it had on its disk; its TPM is the same.
     pub fn wipe(&mut self, number: usize) -> Result<()> {
         let gateway = &mut self.gateways[number];
@@ -306,9 +349,8 @@ impl Site {
     }
 }
 
-/// The ID of the first gateway in a list that waits for the operator's approval.
-fn candidate(list: &Value) -> Option<String> {
-    let waits = |gateway: &&Value| gateway["standing"] == "candidate";
-    let gateways = list["gateways"].as_array().or_else(|| list.as_array())?;
-    Some(gateways.iter().find(waits)?["id"].as_str()?.to_owned())
+/// The ID of the first newcomer that waits for the operator.
+fn needs_approval(pending: &Value) -> Option<String> {
+    let waits = |newcomer: &&Value| newcomer["state"] == "needs-approval";
+    Some(pending.as_array()?.iter().find(waits)?["id"].as_str()?.to_owned())
 }

@@ -182,3 +182,39 @@ fn output(command: &mut Command, what: &'static str) -> Result<String> {
 fn path(path: &Path) -> Result<String> {
     Ok(path.to_str().context("path is not UTF-8")?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use attestation::template::EkKind;
+    use attestation::tpm::Tpm;
+
+    use super::*;
+    use crate::network::Place;
+    use crate::swtpm::Swtpm;
+
+    #[test]
+    fn each_kind_of_key_is_certified_alone() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let maker = Maker::new(&folder.path().join("maker"))?;
+        let cases: [(Ek, &[EkKind]); 4] = [
+            (Ek::Both, &[EkKind::P384, EkKind::Rsa2048]),
+            (Ek::Rsa, &[EkKind::Rsa2048]),
+            (Ek::P256, &[EkKind::P256]),
+            (Ek::None, &[]),
+        ];
+        for (kind, expected) in cases {
+            let dir = folder.path().join(format!("{kind:?}"));
+            let chip = Swtpm::made_by(&maker, kind, &dir, Place::Here)?;
+            let tpm = Tpm::spawn(&chip.tcti(), dir.join("keys"))?;
+            assert_eq!(tpm.info()?.certified, expected, "{kind:?}");
+            // The key that a gateway would answer with is the one that is certified.
+            let chosen = tpm.create_identity()?.ek_kind;
+            assert!(expected.is_empty() || expected[0] == chosen, "{kind:?}: {chosen:?}");
+            tpm.shutdown()?;
+        }
+        for anchor in maker.anchors() {
+            assert!(std::fs::read_to_string(anchor)?.contains("BEGIN CERTIFICATE"));
+        }
+        Ok(())
+    }
+}

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod ingest;
 pub mod ledger_task;
 pub mod logging;
+pub mod measurement_logs;
 pub mod operator_key;
 mod os;
 pub mod pairing;

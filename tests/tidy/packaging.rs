@@ -111,6 +111,16 @@ fn the_unit_starts_the_program_that_is_packaged() {
     for line in ["Type=notify", "User=gatewayd", "ExecStart=/usr/bin/gatewayd", "LimitCORE=0"] {
         assert!(unit.lines().any(|each| each.starts_with(line)), "gatewayd.service lacks {line}");
     }
+    let helper = read("packaging/systemd/gatewayd-logs.service");
+    let started = "ExecStart=/usr/libexec/gatewayd-logs";
+    assert!(helper.lines().any(|line| line == started), "gatewayd-logs.service lacks {started}");
+    let rules = read("packaging/debian/rules");
+    assert!(rules.contains("usr/libexec $(BUILT)/gatewayd-logs"), "the helper is not packaged");
+    let socket = read("packaging/systemd/gatewayd-logs.socket");
+    let program = read("gatewayd/src/measurement_logs/mod.rs");
+    let listens = socket.lines().find_map(|line| line.strip_prefix("ListenStream="));
+    let path = listens.expect("the socket unit listens");
+    assert!(program.contains(&format!("\"{path}\"")), "the daemon asks elsewhere than {path}");
     let named = rust_files().iter().any(|(path, text)| {
         path.starts_with("gatewayd/src/dbus/")
             && text.contains("org.gatewayd.Gateway1")

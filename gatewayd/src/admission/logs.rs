@@ -1,11 +1,11 @@
-//! The measurement logs of this machine: from the kernel's files where they can be read, else from
-//! the root helper `gatewayd-logs`.
+//! The measurement logs of this machine: from the root helper `gatewayd-logs` where it listens, else
+//! from the kernel's files (which a test may write, and root may read).
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use attestation::logs::{MAX_EVENT_LOG_LEN, MAX_IMA_LEN};
+use crate::measurement_logs::{self, HelperError, Request, SOCKET};
 
 /// Why a log cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum LogError {
         /// Why.
         error: io::Error,
     },
+    /// The helper did not hand it out.
+    #[error("{0}")]
+    Helper(#[from] HelperError),
     /// Longer than any that is looked at.
     #[error("the {what} is longer than {max} bytes")]
     TooLong {
@@ -43,22 +46,24 @@ pub enum LogError {
 pub struct MachineLogs {
     event_log: PathBuf,
     ima: PathBuf,
+    helper: Option<PathBuf>,
 }
 
 impl Default for MachineLogs {
-    /// The files of the Linux kernel.
+    /// The files of the Linux kernel, by way of the helper.
     fn default() -> Self {
-        Self::at(
+        let files = Self::at(
             Path::new("/sys/kernel/security/tpm0/binary_bios_measurements"),
             Path::new("/sys/kernel/security/ima/binary_runtime_measurements"),
-        )
+        );
+        Self { helper: Some(SOCKET.into()), ..files }
     }
 }
 
 impl MachineLogs {
     /// Other files.
     pub fn at(event_log: &Path, ima: &Path) -> Self {
-        Self { event_log: event_log.to_owned(), ima: ima.to_owned() }
+        Self { event_log: event_log.to_owned(), ima: ima.to_owned(), helper: None }
     }
 
     /// The firmware's event log. Blocks.
@@ -66,7 +71,7 @@ impl MachineLogs {
     /// # Errors
     /// [`LogError`].
     pub fn event_log(&self) -> Result<Vec<u8>, LogError> {
-        read("event log", &self.event_log, 0, MAX_EVENT_LOG_LEN)
+        self.read(Request::EventLog, &self.event_log, 0)
     }
 
     /// The IMA list from a byte on; empty when it is not that long. Blocks.
@@ -74,7 +79,14 @@ impl MachineLogs {
     /// # Errors
     /// [`LogError`].
     pub fn ima(&self, from: u64) -> Result<Vec<u8>, LogError> {
-        read("IMA log", &self.ima, from, MAX_IMA_LEN)
+        self.read(Request::Ima { from }, &self.ima, from)
+    }
+
+    fn read(&self, request: Request, path: &Path, from: u64) -> Result<Vec<u8>, LogError> {
+        match self.helper.as_deref().filter(|socket| socket.exists()) {
+            Some(socket) => Ok(measurement_logs::fetch(socket, request)?),
+            None => read(request.what(), path, from, request.max_len()),
+        }
     }
 }
 
@@ -98,6 +110,8 @@ fn read(what: &'static str, path: &Path, from: u64, max: usize) -> Result<Vec<u8
 
 #[cfg(test)]
 mod tests {
+    use attestation::logs::MAX_EVENT_LOG_LEN;
+
     use super::*;
 
     #[test]

@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 
 use super::serving::{Reply, denied, refused, send};
 use super::{Member, Shared, now};
+use crate::admission::exchange::{Ask, AskError};
 use crate::admission::messages::{Challenge, Endorse, Request, Response};
 use crate::control::{ControlError, Result};
-use crate::peers::{Incoming, Session};
+use crate::peers::{Incoming, RequestError, Session};
 use crate::vault;
 
 /// Longest wait for a signature of another voter.
@@ -65,62 +66,48 @@ impl Member {
     }
 }
 
-/// A conversation with one gateway, this one included: answers must be of one session.
+/// Requests to one gateway, this one included.
 pub(super) struct Conversation {
     shared: Shared,
     with: NodeId,
-    /// Of the session that answered first; of this gateway with itself it is made up.
-    exporter: Option<[u8; 32]>,
+    /// Stands for a session of this gateway with itself.
+    own_exporter: [u8; 32],
+    limit: Duration,
 }
 
 impl Conversation {
-    pub(super) fn new(shared: Shared, with: NodeId) -> Self {
-        Self { shared, with, exporter: None }
+    pub(super) fn new(shared: Shared, with: NodeId, limit: Duration) -> Self {
+        // Without random bytes there is no challenge either: nothing hangs on this one.
+        let own_exporter = vault::random().unwrap_or_default();
+        Self { shared, with, own_exporter, limit }
     }
 
-    /// The exporter of the session that answered.
-    pub(super) fn exporter(&self) -> Result<[u8; 32]> {
-        let none = || ControlError::Internal("there was no answer yet".into());
-        self.exporter.ok_or_else(none)
-    }
-
-    /// Asks.
-    pub(super) async fn ask(&mut self, request: &Request, limit: Duration) -> Result<Response> {
-        let (bytes, exporter) = if self.with == self.shared.gateway {
-            self.ask_oneself(request.to_bytes(), limit).await?
-        } else {
-            let unavailable =
-                |error: crate::peers::RequestError| ControlError::Unavailable(error.to_string());
-            let asked = self.shared.peers.request(self.with, request.to_bytes(), limit);
-            let answer = asked.await.map_err(unavailable)?;
-            (answer.bytes, answer.session.exporter)
-        };
-        if *self.exporter.get_or_insert(exporter) != exporter {
-            return Err(ControlError::Unavailable("the connection was made anew".into()));
-        }
-        let malformed = |_| ControlError::Unavailable("the answer is malformed".into());
-        Response::from_bytes(&bytes).map_err(malformed)
-    }
-
-    async fn ask_oneself(&self, bytes: Vec<u8>, limit: Duration) -> Result<(Vec<u8>, [u8; 32])> {
-        let none = || ControlError::Unavailable("this gateway is stopping".into());
-        let random = |_| ControlError::Internal("the system gives no random bytes".into());
-        let exporter = match self.exporter {
-            Some(exporter) => exporter,
-            None => vault::random().map_err(random)?,
-        };
+    async fn ask_oneself(&self, bytes: Vec<u8>) -> std::result::Result<Vec<u8>, RequestError> {
+        let gone = RequestError::Closed("this gateway is stopping");
         let session = Session {
             node: self.shared.gateway,
-            identity: self.shared.identity.ok_or_else(none)?,
-            exporter,
+            identity: self.shared.identity.ok_or(gone)?,
+            exporter: self.own_exporter,
             member: true,
             remote: ([127, 0, 0, 1], 0).into(),
         };
         let (reply, answer) = oneshot::channel();
-        self.shared.own.send(Incoming { session, bytes, reply }).await.map_err(|_| none())?;
-        let late = |_| ControlError::Timeout("this gateway does not answer itself".into());
-        let bytes = tokio::time::timeout(limit, answer).await.map_err(late)?;
-        Ok((bytes.map_err(|_| none())?, exporter))
+        self.shared.own.send(Incoming { session, bytes, reply }).await.map_err(|_| gone)?;
+        let late = |_| RequestError::Timeout(self.limit);
+        let answer = tokio::time::timeout(self.limit, answer).await.map_err(late)?;
+        answer.map_err(|_| RequestError::Unanswered)
+    }
+}
+
+impl Ask for Conversation {
+    async fn ask(&self, request: &Request) -> std::result::Result<(Response, [u8; 32]), AskError> {
+        if self.with == self.shared.gateway {
+            let bytes = self.ask_oneself(request.to_bytes()).await?;
+            return Ok((Response::from_bytes(&bytes)?, self.own_exporter));
+        }
+        let asked = self.shared.peers.request(self.with, request.to_bytes(), self.limit);
+        let answer = asked.await?;
+        Ok((Response::from_bytes(&answer.bytes)?, answer.session.exporter))
     }
 }
 
@@ -134,14 +121,14 @@ pub(super) async fn collect(
     let request = Request::Endorse(asked.clone());
     let mut asking = tokio::task::JoinSet::new();
     for voter in voters.iter().filter(|voter| **voter != shared.gateway) {
-        let mut conversation = Conversation::new(shared.clone(), *voter);
+        let conversation = Conversation::new(shared.clone(), *voter, ENDORSE_TIMEOUT);
         let (request, voter) = (request.clone(), *voter);
         asking.spawn(async move {
-            match conversation.ask(&request, ENDORSE_TIMEOUT).await {
-                Ok(Response::Endorsed { voter: signer, signature }) if signer == voter => {
+            match conversation.ask(&request).await {
+                Ok((Response::Endorsed { voter: signer, signature }, _)) if signer == voter => {
                     Some(QuorumSignature { voter, signature })
                 }
-                Ok(other) => {
+                Ok((other, _)) => {
                     let voter = voter.to_gateway_string();
                     tracing::debug!(voter, ?other, "does not sign");
                     None

@@ -13,6 +13,7 @@ use super::asking::{ATTEST_TIMEOUT, Conversation, collect};
 use super::serving::{Reply, denied, failed, send};
 use super::{Member, Shared};
 use crate::admission::endorsing::{Activation, sign_activation};
+use crate::admission::exchange::Ask;
 use crate::admission::membership::{Plan, collector, heard, is_candidate, ready_height, wanted};
 use crate::admission::messages::{Endorse, Ready, Request, Response};
 use crate::admission::verifier::Denial;
@@ -90,10 +91,10 @@ impl Member {
         self.growing.said = Some((height, hash, now_ms));
         let request = Request::Ready(Ready { height, hash, signature });
         for voter in votes.voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
-            let mut conversation = Conversation::new(self.shared.clone(), *voter);
+            let conversation = Conversation::new(self.shared.clone(), *voter, ATTEST_TIMEOUT);
             let request = request.clone();
             tokio::spawn(async move {
-                if let Err(error) = conversation.ask(&request, ATTEST_TIMEOUT).await {
+                if let Err(error) = conversation.ask(&request).await {
                     tracing::debug!(%error, "a voter does not hear that this gateway is ready");
                 }
             });

@@ -26,7 +26,7 @@ use attestation::tpm::{IdentityInfo, Tpm};
 use ledger::codec::Encode;
 use ledger::crypto::{PublicKey, SigningKey};
 use ledger::genesis::Genesis;
-use ledger::ids::NodeId;
+use ledger::ids::{Hash, NodeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::attester::Attester;
@@ -147,6 +147,7 @@ pub fn start(asks: Asks, parts: Parts) {
             gateway: parts.gateway,
             // It was opened, so it is a point of the curve.
             identity: crate::identity::identity_key(&parts.identity).ok(),
+            ek_digest: Hash(parts.identity.ek_digest),
             attester,
             ledger: parts.ledger,
             peers: parts.peers,
@@ -182,6 +183,7 @@ struct Shared {
     genesis: Arc<[u8]>,
     gateway: NodeId,
     identity: Option<PublicKey>,
+    ek_digest: Hash,
     attester: Option<Arc<Attester>>,
     ledger: ledger_task::Handle,
     peers: peers::Handle,

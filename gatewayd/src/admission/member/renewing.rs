@@ -8,15 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::asking::{ATTEST_TIMEOUT, Conversation};
 use super::{Member, Shared};
-use crate::admission::attester::{Answer, AttesterError};
-use crate::admission::messages::{Appraised, Request, Response};
+use crate::admission::exchange::{self, AskError, Said};
+use crate::admission::messages::{Appraised, Request};
 use crate::admission::renewal::{Collected, Endorsers, due_ms, pause_ms, start_pause_ms};
 use crate::clock;
 use crate::control::{CommittedInfo, ControlError, Result};
 use crate::ledger_task::Done;
-
-/// A verifier that had only a part of the logs asks once more.
-const MAX_CHALLENGES: u32 = 3;
 
 /// An answer of management's.
 type Waiter = oneshot::Sender<Result<CommittedInfo>>;
@@ -207,34 +204,18 @@ async fn renew(shared: &Shared, own: Own) -> Result<Done> {
 
 /// One verifier's challenge and its verdict.
 async fn ask(shared: &Shared, verifier: NodeId, base: Height) -> Result<Box<Appraised>> {
-    let tpm = |error: AttesterError| ControlError::Tpm(error.to_string());
+    let unavailable = |error: AskError| ControlError::Unavailable(error.to_string());
     let none = || ControlError::Unavailable("this gateway cannot prove itself now".into());
     let attester = shared.attester.as_deref().ok_or_else(none)?;
-    let mut conversation = Conversation::new(shared.clone(), verifier);
-    let introduction = attester.introduce(base).map_err(tpm)?;
+    let conversation = Conversation::new(shared.clone(), verifier, ATTEST_TIMEOUT);
+    let introduction = attester.introduce(base).map_err(|error| unavailable(error.into()))?;
     let request = Request::Attest(Box::new(introduction));
-    let mut response = conversation.ask(&request, ATTEST_TIMEOUT).await?;
-    for _ in 0..MAX_CHALLENGES {
-        let challenge = match response {
-            Response::Challenge(challenge) => challenge,
-            Response::Appraised(appraised) => return Ok(appraised),
-            Response::Refused(refused) => {
-                return Err(ControlError::Refused(refused.reason.as_str().into()));
-            }
-            Response::Wait(wait) => {
-                return Err(ControlError::Unavailable(wait.reason.as_str().into()));
-            }
-            _ => return Err(ControlError::Unavailable("another answer than expected".into())),
-        };
-        let exporter = conversation.exporter()?;
-        let Answer { parts, evidence } =
-            attester.answer(&challenge, &exporter).await.map_err(tpm)?;
-        for part in parts {
-            let request = Request::Log(Box::new(part));
-            conversation.ask(&request, ATTEST_TIMEOUT).await?;
+    match exchange::attest(&conversation, &request, attester).await.map_err(unavailable)? {
+        Said::Endorsed(appraised) => Ok(appraised),
+        Said::Refused(refused) => Err(ControlError::Refused(refused.reason.as_str().into())),
+        Said::Wait(wait) => Err(ControlError::Unavailable(wait.reason.as_str().into())),
+        Said::NeedsApproval(_) => {
+            Err(ControlError::Unavailable("another answer than expected".into()))
         }
-        let request = Request::Evidence(Box::new(evidence));
-        response = conversation.ask(&request, ATTEST_TIMEOUT).await?;
     }
-    Err(ControlError::Unavailable("it asks again and again".into()))
 }

@@ -202,6 +202,9 @@ impl Member {
         };
         let none = ledger::ids::Height::GENESIS;
         Ok(match (member, approved, self.verifier.stand(&node)) {
+            (Some(member), ..) if member.standing.standing == Standing::Revoked => {
+                refused("this identity is revoked")
+            }
             (Some(member), ..) => {
                 let detail = format!("a member, {}", member.standing.standing.word());
                 progress(Stage::Admitted, member.member_since, &detail)
@@ -290,7 +293,9 @@ async fn endorse(shared: &Shared, statement: Statement, claims: Vec<ClaimWords>)
 
 /// This gateway's record and its own place in it, for who holds a site code.
 async fn head(shared: Shared, anchor: Anchor) -> Result<Response> {
-    let more = [Key::Policy];
+    // With the policy, and whether the operator pinned this gateway's EK: what a newcomer judges it
+    // by.
+    let more = [Key::Policy, Key::Endorsement(shared.ek_digest)];
     let proof = crate::control::identity_proof(
         &shared.ledger,
         &shared.data_dir,

@@ -88,7 +88,7 @@ impl Member {
             self.calling.called.insert(node, now_ms);
         }
         let (shared, done) = (self.shared.clone(), Arc::clone(&self.calling.running));
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             if let Err(error) = call(&shared, node).await {
                 let gateway = node.to_gateway_string();
                 tracing::info!(gateway, %error, "does not show its TPM");

@@ -73,7 +73,7 @@ impl Member {
         }
         self.failing.collected_ms = now_ms;
         let (shared, done) = (self.shared.clone(), Arc::clone(&self.failing.collecting));
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             if let Err(error) = suspend(&shared, &voters, needed, statement).await {
                 tracing::warn!(%error, "a gateway that failed its re-attestation is not suspended");
             }

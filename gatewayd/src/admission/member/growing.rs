@@ -93,7 +93,7 @@ impl Member {
         for voter in votes.voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
             let conversation = Conversation::new(self.shared.clone(), *voter, ATTEST_TIMEOUT);
             let request = request.clone();
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 if let Err(error) = conversation.ask(&request).await {
                     tracing::debug!(%error, "a voter does not hear that this gateway is ready");
                 }
@@ -133,7 +133,7 @@ impl Member {
         self.growing.collected_ms = now_ms;
         let (shared, done) = (self.shared.clone(), Arc::clone(&self.growing.collecting));
         let voters = votes.voters.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             match activate(&shared, &voters, plan).await {
                 Ok(height) => tracing::info!(height, "the site has more voters"),
                 Err(error) => tracing::info!(%error, "no more voters yet"),

@@ -17,6 +17,8 @@ mod growing;
 mod renewing;
 mod serving;
 mod showing;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use ledger::crypto::{PublicKey, SigningKey};
 use ledger::genesis::Genesis;
 use ledger::ids::{Hash, NodeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::attester::Attester;
 use super::founder::Shown;
@@ -205,6 +208,8 @@ struct Member {
     renewing: renewing::Renewing,
     failing: failing::Failing,
     calling: calling::Calling,
+    /// Jobs beside this task; they end with it, and with them their hold on the ledger.
+    tasks: JoinSet<()>,
 }
 
 impl Member {
@@ -220,6 +225,7 @@ impl Member {
             renewing,
             failing: failing::Failing::default(),
             calling: calling::Calling::default(),
+            tasks: JoinSet::new(),
         }
     }
 
@@ -251,6 +257,7 @@ impl Member {
     }
 
     async fn look(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
         if let Err(error) = self.grow().await {
             tracing::debug!(%error, "voters");
         }

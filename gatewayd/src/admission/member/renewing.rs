@@ -101,7 +101,7 @@ impl Member {
         self.renewing.running = Some(running);
         self.renewing.words = "asks the voters".into();
         let shared = self.shared.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let renewed = renew(&shared, own).await;
             // The task may have ended.
             let _ = done.send(renewed).await;

@@ -157,12 +157,12 @@ impl Member {
     }
 
     /// Records a refusal; the ledger's own limit may say no.
-    fn record(&self, node: NodeId, reason: &str) {
+    fn record(&mut self, node: NodeId, reason: &str) {
         let name = node.to_gateway_string();
         tracing::warn!(gateway = name, reason, "refused");
         let Ok(permit) = self.shared.jobs.clone().try_acquire_owned() else { return };
         let (ledger, reason) = (self.shared.ledger.clone(), fitting(reason));
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let _permit = permit;
             let refusal = Refusal { node, reason };
             if let Err(error) = ledger.propose(move |_| Ok(Body::Refusal(refusal))).await {
@@ -173,7 +173,7 @@ impl Member {
 
     /// Authors an `Admit` that a newcomer has collected the endorsements for. Only its own: whoever
     /// else holds them may not choose the moment.
-    fn submit(&self, session: &Session, admit: &[u8], reply: Reply) {
+    fn submit(&mut self, session: &Session, admit: &[u8], reply: Reply) {
         let admit = match Admit::from_bytes(admit) {
             Ok(admit) if admit.statement.identity == session.identity => admit,
             Ok(_) => return send(reply, &denied(&Denial::AnotherIdentity)),
@@ -253,7 +253,7 @@ impl Member {
     }
 
     /// Runs what takes long beside the task; when too much runs already, the asker is to wait.
-    pub(super) fn beside<F>(&self, reply: Reply, job: impl FnOnce(Shared) -> F)
+    pub(super) fn beside<F>(&mut self, reply: Reply, job: impl FnOnce(Shared) -> F)
     where
         F: Future<Output = Result<Response>> + Send + 'static,
     {
@@ -261,7 +261,7 @@ impl Member {
             return send(reply, &denied(&Denial::Busy));
         };
         let job = job(self.shared.clone());
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let _permit = permit;
             send(reply, &job.await.unwrap_or_else(|error| failed(&error)));
         });

@@ -16,7 +16,7 @@ mod facts;
 mod introduced;
 mod pending;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -337,7 +337,9 @@ impl Verifier {
         // The operator may vouch for a TPM whose maker does not, or is not trusted: by an approval
         // that pins its EK. Nothing else that fails can be approved away.
         let pin = denied.len() == 1 && denied[0].kind == ClaimKind::Endorsement;
-        match denied.first() {
+        // Said is what nobody can approve away, if there is such.
+        let worst = denied.iter().find(|verdict| verdict.kind != ClaimKind::Endorsement);
+        match worst.or(denied.first()) {
             Some(first) if !(pin && facts.policy.operator_approval) => {
                 let reason = first.reason.clone();
                 let denial = Denial::Contraindicated { claim: first.kind.as_str(), reason };

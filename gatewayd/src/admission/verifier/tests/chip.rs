@@ -20,7 +20,7 @@ use crate::admission::messages::{
     Bound, Bytes, Challenge, EvidenceRequest, Introduction, qualifying_data,
 };
 
-pub(super) const BOUND: u32 = Attributes::FIXED_TPM
+pub(in crate::admission) const BOUND: u32 = Attributes::FIXED_TPM
     | Attributes::FIXED_PARENT
     | Attributes::SENSITIVE_DATA_ORIGIN
     | Attributes::USER_WITH_AUTH
@@ -28,25 +28,25 @@ pub(super) const BOUND: u32 = Attributes::FIXED_TPM
     | Attributes::SIGN;
 
 /// One TPM and the keys of the gateway in it.
-pub(super) struct Chip {
-    pub(super) ek: SigningKey,
-    pub(super) ak: SigningKey,
-    pub(super) identity: SigningKey,
-    pub(super) vote: SigningKey,
-    pub(super) ak_attributes: u32,
-    pub(super) ek_certificate: Option<Vec<u8>>,
-    pub(super) manufacturer: u32,
-    pub(super) label: Label,
+pub(in crate::admission) struct Chip {
+    pub(in crate::admission) ek: SigningKey,
+    pub(in crate::admission) ak: SigningKey,
+    pub(in crate::admission) identity: SigningKey,
+    pub(in crate::admission) vote: SigningKey,
+    pub(in crate::admission) ak_attributes: u32,
+    pub(in crate::admission) ek_certificate: Option<Vec<u8>>,
+    pub(in crate::admission) manufacturer: u32,
+    pub(in crate::admission) label: Label,
     /// Registers that it quotes, whatever it is asked for.
-    pub(super) quotes: Option<PcrSelection>,
+    pub(in crate::admission) quotes: Option<PcrSelection>,
     /// Signs quotes and certifications with the identity key.
-    pub(super) identity_attests: bool,
+    pub(in crate::admission) identity_attests: bool,
     /// Hands the credential back as it came.
-    pub(super) keeps_credential_shut: bool,
+    pub(in crate::admission) keeps_credential_shut: bool,
 }
 
 impl Chip {
-    pub(super) fn new(seed: u8) -> Self {
+    pub(in crate::admission) fn new(seed: u8) -> Self {
         let key = |kind: u8| SigningKey::from_bytes(&sha256(&[&[seed, kind]]).0).unwrap();
         Self {
             ek: key(0),
@@ -63,25 +63,25 @@ impl Chip {
         }
     }
 
-    pub(super) fn ek_public(&self) -> Vec<u8> {
+    pub(in crate::admission) fn ek_public(&self) -> Vec<u8> {
         let point = self.ek.public_key().to_uncompressed().unwrap();
         let (x, y) = (point[1..33].to_vec(), point[33..].to_vec());
         EkKind::P256.public_area(&TpmKey::Ecc { curve: Curve::P256, x, y })
     }
 
-    pub(super) fn ek_digest(&self) -> Hash {
+    pub(in crate::admission) fn ek_digest(&self) -> Hash {
         Hash(Public::parse(&self.ek_public()).unwrap().digest())
     }
 
-    pub(super) fn ak_public(&self) -> Vec<u8> {
+    pub(in crate::admission) fn ak_public(&self) -> Vec<u8> {
         public_area(self.ak_attributes, &self.ak.public_key())
     }
 
-    pub(super) fn ak_name(&self) -> [u8; 34] {
+    pub(in crate::admission) fn ak_name(&self) -> [u8; 34] {
         name(&[&self.ak_public()]).try_into().unwrap()
     }
 
-    pub(super) fn vote_proof(&self, chain_id: ChainId) -> VoteKeyProof {
+    pub(in crate::admission) fn vote_proof(&self, chain_id: ChainId) -> VoteKeyProof {
         let (identity, vote_key) = (self.identity.public_key(), self.vote.public_key());
         let certified = vote_key_digest(&chain_id.0, &identity, &vote_key);
         let held = vote_possession_digest(&chain_id.0, &identity, &vote_key);
@@ -92,7 +92,11 @@ impl Chip {
         }
     }
 
-    pub(super) fn introduction(&self, chain_id: ChainId, base_height: Height) -> Introduction {
+    pub(in crate::admission) fn introduction(
+        &self,
+        chain_id: ChainId,
+        base_height: Height,
+    ) -> Introduction {
         let intermediates = vec![];
         let ek_certificate = self.ek_certificate.clone();
         let endorsements = Endorsements { ek_certificate, intermediates };
@@ -110,7 +114,11 @@ impl Chip {
     }
 
     /// Answers a challenge in a session with this exporter.
-    pub(super) fn answer(&self, challenge: &Challenge, exporter: &[u8; 32]) -> EvidenceRequest {
+    pub(in crate::admission) fn answer(
+        &self,
+        challenge: &Challenge,
+        exporter: &[u8; 32],
+    ) -> EvidenceRequest {
         let evidence = self.evidence(challenge, exporter);
         EvidenceRequest {
             nonce: challenge.nonce,
@@ -120,7 +128,11 @@ impl Chip {
         }
     }
 
-    pub(super) fn evidence(&self, challenge: &Challenge, exporter: &[u8; 32]) -> Evidence {
+    pub(in crate::admission) fn evidence(
+        &self,
+        challenge: &Challenge,
+        exporter: &[u8; 32],
+    ) -> Evidence {
         let identity = self.identity.public_key();
         let data = qualifying_data(&Bound {
             nonce: challenge.nonce,

@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "the authority issues more than is asked of it here")]
 mod authority;
 mod bounds;
-mod chip;
+pub(in crate::admission) mod chip;
 mod members;
 mod newcomers;
 mod site;

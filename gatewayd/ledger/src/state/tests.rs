@@ -3,6 +3,7 @@
 mod absurd;
 mod governance;
 mod light_nodes;
+mod lives;
 mod membership;
 mod readings;
 mod voters;
@@ -11,7 +12,7 @@ use alloc::{vec, vec::Vec};
 
 use super::*;
 use crate::{
-    chain::BlockError,
+    chain::{BlockError, Tip, execute},
     codec::{Decode, Encode, Text},
     fixture::{Fixture, GatewayKeys, Refused, key},
     transaction::{
@@ -27,6 +28,22 @@ fn reason() -> Reason {
 
 fn act(node: NodeId) -> NodeAct {
     NodeAct { node, reason: reason() }
+}
+
+/// The state that the whole chain leads to, block by block from genesis.
+fn replayed(site: &Fixture) -> State {
+    let mut state = State::from_genesis(&site.genesis);
+    let mut tip = Tip::genesis(&site.genesis);
+    let mut parents_set = site.genesis.validator_set();
+    for (block, certificate) in &site.chain {
+        let outcome = execute(&state, &tip, &parents_set, block).unwrap();
+        parents_set = state.validator_set();
+        certificate.verify(&block.header, &parents_set).unwrap();
+        state.commit(outcome);
+        tip = tip.advance(block.header.clone());
+    }
+    assert_eq!(tip, site.tip);
+    state
 }
 
 fn suspension(node: NodeId) -> Body {

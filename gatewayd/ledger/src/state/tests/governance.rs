@@ -4,7 +4,6 @@ use alloc::string::ToString;
 
 use super::*;
 use crate::{
-    chain::execute,
     genesis::FounderAttestation,
     operator::{Recovery, Request, SignedAct, certify_recovery},
     policy::{NextVersion, Window},

@@ -355,6 +355,7 @@ impl Run {
                 self.witness.evidence += 1;
             }
             Outward::DiskFull => panic!("the disk is not full"),
+            Outward::Behind(behind) => panic!("nobody is that far behind: {behind:?}"),
         }
     }
 

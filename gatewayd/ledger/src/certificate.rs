@@ -16,6 +16,7 @@ use crate::{
     merkle::{self, Tag},
     transaction::{Author, Body, MAX_TRANSACTION, Transaction},
     validator_set::{MAX_VOTERS, ValidatorSet},
+    vote::Vote,
 };
 
 /// Which vote a signature is; only precommits make a certificate.
@@ -195,6 +196,28 @@ impl Certificate {
             return Err(CertificateError::OtherBlock);
         }
         self.signers.verify(header, &hash, set)
+    }
+
+    /// Adds a precommit that came late; says whether it is a new voter's, for this block.
+    pub fn add(&mut self, vote: &Vote, header: &Header, set: &ValidatorSet) -> bool {
+        let Signers::Votes(votes) = &mut self.signers else {
+            return false;
+        };
+        let place = (vote.kind, vote.height, vote.round, vote.block);
+        if place != (VoteType::Precommit, self.height, votes.round, Some(self.block_hash)) {
+            return false;
+        }
+        let Some(position) = set.position(&vote.voter) else {
+            return false;
+        };
+        let key = &set.voters()[position].vote_key;
+        let new = !votes.signers().any(|signer| signer == position);
+        if !new || vote.verify(&header.chain_id, header.era, key).is_err() {
+            return false;
+        }
+        let all = votes.signers().zip(votes.signatures.iter().copied());
+        *votes = Votes::collect(votes.round, set.count(), all.chain([(position, vote.signature)]));
+        true
     }
 
     /// SHA-256 of the canonical encoding, as in `last_commit_hash` of the next header.

@@ -9,7 +9,9 @@ use crate::{
     header::Header,
     ids::{Hash, Height, NodeId},
     merkle::{Frontier, Tag},
-    state::{ApplyError, BlockContext, Outcome, State, VerifiedTransaction, VerifyError},
+    state::{
+        ApplyError, BlockContext, Execution, Outcome, State, VerifiedTransaction, VerifyError,
+    },
     transaction::{Body, Transaction},
     validator_set::ValidatorSet,
 };
@@ -127,6 +129,22 @@ pub enum BlockError {
     Recovery,
 }
 
+/// Begins a block on top of `tip`: what applies to every block is noted, its transactions are
+/// still to be applied. `parent_set` and `last_commit` certified the parent.
+pub fn begin<'a>(
+    state: &'a State,
+    tip: &Tip,
+    parent_set: &ValidatorSet,
+    last_commit: Option<&Certificate>,
+    time_ms: u64,
+) -> Execution<'a> {
+    let mut execution = state.begin(tip.next_context(time_ms));
+    if let Some(certificate) = last_commit {
+        execution.note_certificate(parent_set, certificate);
+    }
+    execution
+}
+
 /// Checks a block against its parent and the state after it, and says what it does.
 ///
 /// `parent_set` is the validator set that certified the parent. Whether the block time fits the
@@ -143,6 +161,25 @@ pub fn execute(
     execute_with(state, tip, parent_set, block, |transaction| state.verify(transaction.clone()))
 }
 
+/// As [`execute`], for a block that is known to be decided: the voters have checked the
+/// signatures under its parent certificate, and they are not checked once more.
+///
+/// # Errors
+/// [`BlockError`]; the state is as before in any case.
+pub fn execute_decided(
+    state: &State,
+    tip: &Tip,
+    parent_set: &ValidatorSet,
+    block: &Block,
+) -> Result<Outcome, BlockError> {
+    check_parent(tip, block, |certificate| {
+        let same = certificate.height == tip.header.height && certificate.block_hash == tip.hash;
+        if same { Ok(()) } else { Err(CertificateError::OtherBlock) }
+    })?;
+    let verify = |transaction: &Transaction| state.verify(transaction.clone());
+    execute_checked(state, tip, parent_set, block, verify)
+}
+
 /// As [`execute`], with transactions that may have been verified before: `verify` gives the
 /// verified form of a transaction, from a mempool or by `State::verify`.
 ///
@@ -155,18 +192,35 @@ pub fn execute_with(
     block: &Block,
     verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
 ) -> Result<Outcome, BlockError> {
+    check_parent(tip, block, |certificate| certificate.verify(&tip.header, parent_set))?;
+    execute_checked(state, tip, parent_set, block, verify)
+}
+
+/// Body, time and parent certificate; the latter as `verify` finds it.
+fn check_parent(
+    tip: &Tip,
+    block: &Block,
+    verify: impl FnOnce(&Certificate) -> Result<(), CertificateError>,
+) -> Result<(), BlockError> {
     block.check_body()?;
-    let header = &block.header;
-    if header.time_ms <= tip.header.time_ms {
+    if block.header.time_ms <= tip.header.time_ms {
         return Err(BlockError::Time);
     }
     match (&block.last_commit, tip.header.height) {
-        (None, Height::GENESIS) => {}
-        (Some(certificate), height) if height > Height::GENESIS => {
-            certificate.verify(&tip.header, parent_set)?;
-        }
-        _ => return Err(BlockError::LastCommit),
+        (None, Height::GENESIS) => Ok(()),
+        (Some(certificate), height) if height > Height::GENESIS => Ok(verify(certificate)?),
+        _ => Err(BlockError::LastCommit),
     }
+}
+
+fn execute_checked(
+    state: &State,
+    tip: &Tip,
+    parent_set: &ValidatorSet,
+    block: &Block,
+    verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
+) -> Result<Outcome, BlockError> {
+    let header = &block.header;
     if block.transactions.len() > MAX_BLOCK_TRANSACTIONS {
         return Err(BlockError::TooMany);
     }
@@ -174,7 +228,12 @@ pub fn execute_with(
     if recovery.is_none() && state.validator_set().position(&header.proposer).is_none() {
         return Err(BlockError::Proposer);
     }
-    let outcome = apply_all(state, tip, block, verify)?;
+    // A recovery follows from the operator's act and its parent alone.
+    let execution = match recovery {
+        Some(_) => state.begin(tip.next_context(header.time_ms)),
+        None => begin(state, tip, parent_set, block.last_commit.as_ref(), header.time_ms),
+    };
+    let outcome = apply_all(execution, block, verify)?;
     let expected = tip.next_header(
         state,
         &outcome,
@@ -200,12 +259,10 @@ fn recovery_of(block: &Block) -> Option<Hash> {
 }
 
 fn apply_all(
-    state: &State,
-    tip: &Tip,
+    mut execution: Execution<'_>,
     block: &Block,
     mut verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
 ) -> Result<Outcome, BlockError> {
-    let mut execution = state.begin(tip.next_context(block.header.time_ms));
     for (index, transaction) in block.transactions.iter().enumerate() {
         let verified = verify(transaction).map_err(|error| BlockError::Verify { index, error })?;
         // What `verify` gives back must be this very transaction.

@@ -260,7 +260,9 @@ impl Fixture {
         time_ms: u64,
         transactions: Vec<Transaction>,
     ) -> Result<Block, BlockError> {
-        let mut execution = self.state.begin(self.tip.next_context(time_ms));
+        let last_commit = self.last_commit.as_ref();
+        let mut execution =
+            crate::chain::begin(&self.state, &self.tip, &self.tip_set, last_commit, time_ms);
         for (index, transaction) in transactions.iter().enumerate() {
             let verified = self
                 .state

@@ -10,15 +10,18 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::certificate::Certificate;
 use crate::codec::Encode;
 use crate::consensus::message::{Message, Vote};
-use crate::consensus::wal::{FileMedium, Medium, Wal};
+use crate::consensus::wal::{FileMedium, Medium, Recovery, Wal};
 use crate::crypto::SigningKey;
-use crate::ids::{Hash, NodeId};
+use crate::header::Header;
+use crate::ids::{Hash, Height, NodeId};
 use crate::node::{
-    Committed, Decided, Effect, Fault, Input, Node, Now, Refusal, Setup, SetupError,
+    Behind, Committed, Decided, Effect, Fault, Input, Node, Now, Refusal, Setup, SetupError,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{SnapshotServer, Store, StoreError};
+use crate::sync::wire::{Answer, Request};
 
 /// What leaves the host while it works, in order.
 #[derive(Clone, Debug)]
@@ -45,6 +48,11 @@ pub enum Outward {
     Equivocation(Box<(Vote, Vote)>),
     /// The disk is full: a decided block waits to be stored; tried again with every step.
     DiskFull,
+    /// This gateway cannot go on from its store alone: let a `sync::Client` fetch a snapshot that
+    /// follows from the header in it, and when that is verified drop the host, set the ledger
+    /// aside (`store::set_aside`), found it anew (`Store::found_from`), open it and submit again
+    /// what `store::own_transactions` finds.
+    Behind(Box<Behind>),
 }
 
 /// Why the host stopped. It must be opened anew; what it had published stays true.
@@ -82,7 +90,10 @@ pub struct Host<M = FileMedium> {
     store: Store,
     wal: Wal<M>,
     /// Decided and not stored: the disk was full.
-    unstored: Option<Box<Decided>>,
+    unstored: Option<Vec<Decided>>,
+    /// The store knows that the log was used.
+    log_used: bool,
+    snapshots: SnapshotServer,
 }
 
 impl Host<FileMedium> {
@@ -117,14 +128,22 @@ impl<M: Medium> Host<M> {
 
     fn assemble(
         store: Store,
-        log: (Wal<M>, Vec<Vec<u8>>, crate::consensus::wal::Recovery),
+        log: (Wal<M>, Vec<Vec<u8>>, Recovery),
         id: NodeId,
         vote_key: Option<SigningKey>,
     ) -> Result<Self, HostError> {
-        let (wal, records, recovery) = log;
+        let (wal, records, mut recovery) = log;
         let loaded = store.load()?;
+        let log_used = store.log_was_used()?;
+        // A log that was used is never found empty: this one was lost as a whole. One that was
+        // not has nothing to tell, at any height: so a gateway can vote from the moment on at
+        // which it becomes a voter.
+        if log_used && recovery == Recovery::Empty {
+            recovery = Recovery::Damaged;
+        }
+        let snapshots = store.snapshot_server();
         let node = Node::new(Setup { node: id, vote_key, loaded, records, recovery })?;
-        Ok(Self { node, store, wal, unstored: None })
+        Ok(Self { node, store, wal, unstored: None, log_used, snapshots })
     }
 
     /// The node, for questions.
@@ -163,35 +182,46 @@ impl<M: Medium> Host<M> {
     ) -> Result<(), HostError> {
         let mut inputs = VecDeque::from([input]);
         if let Some(decided) = self.unstored.take() {
-            inputs.extend(self.store_block(decided, out)?);
+            inputs.extend(self.store_blocks(decided, out)?);
         }
         while let Some(input) = inputs.pop_front() {
             for effect in self.node.step(now, input) {
-                inputs.extend(self.execute(effect, out)?);
+                inputs.extend(self.execute(now, effect, out)?);
             }
         }
+        self.snapshots.close_idle(now.mono_ms);
         Ok(())
     }
 
     fn execute(
         &mut self,
+        now: Now,
         effect: Effect,
         out: &mut dyn FnMut(Outward),
     ) -> Result<Option<Input>, HostError> {
         match effect {
             Effect::WalAppend(bytes) => self.wal.append(&bytes)?,
-            Effect::WalSync => self.wal.sync()?,
+            Effect::WalSync => self.sync_log()?,
             Effect::WalDiscard => self.wal.discard()?,
             Effect::Publish(bytes) => out(Outward::Publish(bytes)),
             Effect::Send { to, bytes } => out(Outward::Send { to, bytes }),
-            Effect::Serve { to, height } => {
-                if let Some((block, certificate)) = self.store.decided(height)? {
-                    let (block, certificate) = (block.to_bytes(), certificate.to_bytes());
-                    let bytes = Message::Decided { block, certificate }.to_bytes();
-                    out(Outward::Send { to, bytes });
+            Effect::Serve { to, from, count } => {
+                let bytes = self.decided(from, count)?;
+                out(Outward::Send { to, bytes });
+            }
+            Effect::Announce(height) => out(Outward::Publish(self.decided(height, 1)?)),
+            Effect::ServeSnapshot { to, request } => {
+                let bytes = Message::Snapshot(self.snapshot(now, &request)?).to_bytes();
+                out(Outward::Send { to, bytes });
+            }
+            Effect::Store(decided) => return self.store_blocks(decided, out),
+            Effect::JudgeRecovery(sealed) => {
+                let (block, certificate) = *sealed;
+                if let Some(behind) = self.judge_recovery(&block.header, &certificate)? {
+                    out(Outward::Behind(Box::new(behind)));
                 }
             }
-            Effect::Store(decided) => return self.store_block(decided, out),
+            Effect::Behind(behind) => out(Outward::Behind(behind)),
             Effect::Committed(committed) => out(Outward::Committed(committed)),
             Effect::Refused { tx_hash, error } => out(Outward::Refused { tx_hash, error }),
             Effect::Equivocation(votes) => out(Outward::Equivocation(votes)),
@@ -200,13 +230,59 @@ impl<M: Medium> Host<M> {
         Ok(None)
     }
 
-    fn store_block(
+    /// What rests on the log may leave after this. The store notes the first time, so that a log
+    /// that is lost later is not taken for one that never was.
+    fn sync_log(&mut self) -> Result<(), HostError> {
+        self.wal.sync()?;
+        if !self.log_used {
+            self.store.mark_log_used()?;
+            self.log_used = true;
+        }
+        Ok(())
+    }
+
+    /// The answer to one who asks for blocks: none when they are not here.
+    fn decided(&self, from: Height, count: usize) -> Result<Vec<u8>, HostError> {
+        let range = self.store.range(from, count, RANGE_BYTES)?;
+        let (blocks, certificate) =
+            range.map(|range| (range.blocks, range.certificate)).unwrap_or_default();
+        Ok(Message::Decided { blocks, certificate }.to_bytes())
+    }
+
+    /// Answers a gateway that has no ledger yet.
+    ///
+    /// # Errors
+    /// [`HostError::Store`].
+    pub fn snapshot(&mut self, now: Now, request: &Request) -> Result<Answer, HostError> {
+        Ok(self.snapshots.answer(now.mono_ms, request)?)
+    }
+
+    /// Whether a recovery, certified by the operator whom this ledger knows, is one on top of an
+    /// older block of it.
+    fn judge_recovery(
+        &self,
+        header: &Header,
+        certificate: &Certificate,
+    ) -> Result<Option<Behind>, HostError> {
+        let reader = self.store.reader()?;
+        let parent = Height(header.height.0.saturating_sub(1));
+        // Below the first block here the parent is not kept; then the operator's word stands.
+        let own = reader.header(parent)?;
+        let follows = own.is_none_or(|own| own.hash() == header.parent_hash);
+        let voters = reader.validators(header.height)?;
+        let certified =
+            header.era > self.node.state().era() && certificate.verify(header, &voters).is_ok();
+        let behind = Behind::Recovered { trusted: header.clone(), parent };
+        Ok((follows && certified).then_some(behind))
+    }
+
+    fn store_blocks(
         &mut self,
-        decided: Box<Decided>,
+        decided: Vec<Decided>,
         out: &mut dyn FnMut(Outward),
     ) -> Result<Option<Input>, HostError> {
-        match self.store.commit(&decided) {
-            Ok(()) => Ok(Some(Input::Stored(decided.block.header.height))),
+        match self.store.commit_all(&decided) {
+            Ok(()) => Ok(decided.last().map(|last| Input::Stored(last.block.header.height))),
             Err(StoreError::DiskFull) => {
                 self.unstored = Some(decided);
                 out(Outward::DiskFull);
@@ -216,6 +292,9 @@ impl<M: Medium> Host<M> {
         }
     }
 }
+
+/// Blocks for one who is behind: about so many bytes a message, and one block at least.
+const RANGE_BYTES: usize = 1024 * 1024;
 
 /// A full disk is tried again after this long.
 const RETRY_MS: u64 = 1_000;

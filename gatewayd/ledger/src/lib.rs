@@ -42,6 +42,8 @@ pub mod proof;
 pub mod state;
 #[cfg(feature = "full")]
 pub mod store;
+#[cfg(feature = "full")]
+pub mod sync;
 pub mod transaction;
 pub mod validator_set;
 pub mod vote;

@@ -61,7 +61,7 @@ fn blocks_are_asked_of_a_member_that_is_ahead_until_it_goes() {
     node.step(at(1), Input::PeerUp(peer));
     let bytes = Message::Tip(tip(7)).to_bytes();
     let effects = node.step(at(2), Input::Message { from: peer, bytes });
-    assert!(matches!(sent(&effects)[..], [(to, Message::Fetch(_))] if to == peer));
+    assert!(matches!(sent(&effects)[..], [(to, Message::Fetch { .. })] if to == peer));
     let expected = Progress { height: Height(0), behind: 7, from: Some(peer) };
     assert_eq!(node.progress(), expected);
     assert!(node.next_wake() < idle, "the question is asked again");

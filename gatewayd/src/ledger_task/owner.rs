@@ -329,6 +329,9 @@ impl Owner {
                     // Nobody listening is no error.
                     let _ = self.events.send(Event::Alert { kind: "disk", message });
                 }
+                Outward::Behind(behind) => {
+                    tracing::warn!(?behind, "blocks alone do not lead on from the record here");
+                }
                 // One gateway has no peers: nothing leaves.
                 Outward::Publish(_) | Outward::Send { .. } => {}
             }

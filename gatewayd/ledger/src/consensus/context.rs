@@ -30,9 +30,7 @@ impl engine::Context for Context {
     type SigningScheme = Scheme;
 
     fn select_proposer<'a>(&self, voters: &'a Voters, height: Height, round: Round) -> &'a Voter {
-        let count = voters.list.len() as u64;
-        let turn = height.0.wrapping_add(u64::from(round.as_u32().unwrap_or(0))) % count.max(1);
-        &voters.list[voters.proposers[turn as usize]]
+        &voters.list[voters.proposer(height, round.as_u32().unwrap_or(0))]
     }
 
     fn new_proposal(
@@ -130,15 +128,32 @@ impl engine::Validator<Context> for Voter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Voters {
     list: Arc<[Voter]>,
-    proposers: Arc<[usize]>,
+    /// Positions of those that take turns.
+    active: Arc<[usize]>,
+    /// Positions of those that propose when all others of a height have failed.
+    silent: Arc<[usize]>,
 }
 
 impl Voters {
-    /// Takes the voters of a height, in order of their node IDs.
-    pub(super) fn new(set: &ValidatorSet) -> Self {
+    /// Takes the voters of a height, in order of their node IDs, and who of them has been
+    /// silent, at most a third.
+    pub(super) fn new(set: &ValidatorSet, silent: &[NodeId]) -> Self {
         let voter = |v: &Validator| Voter { address: Address(v.node), key: v.vote_key };
         let list = set.voters().iter().map(voter).collect();
-        Self { list, proposers: (0..set.count()).collect() }
+        let (silent, active) =
+            (0..set.count()).partition::<Vec<_>, _>(|at| silent.contains(&set.voters()[*at].node));
+        Self { list, active: active.into(), silent: silent.into() }
+    }
+
+    /// Whose turn it is. The first proposer moves on with each height, the next ones with each
+    /// round; after as many rounds as there are voters it begins anew.
+    fn proposer(&self, height: Height, round: u32) -> usize {
+        let round = u64::from(round) % self.list.len().max(1) as u64;
+        let active = self.active.len() as u64;
+        match round.checked_sub(active) {
+            Some(turn) => self.silent[turn as usize],
+            None => self.active[(height.0.wrapping_add(round) % active) as usize],
+        }
     }
 
     pub(super) fn key(&self, address: &Address) -> Option<&PublicKey> {
@@ -292,5 +307,28 @@ impl engine::SigningScheme for Scheme {
 
     fn encode_public_key(key: &PublicKey) -> Vec<u8> {
         key.as_bytes().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::key;
+
+    fn turns(silent: &[u8], height: u64) -> Vec<usize> {
+        let voter = |i: u8| Validator { node: NodeId([i; 20]), vote_key: key(i).public_key() };
+        let voters = (1..=4).map(voter).collect();
+        let set = ValidatorSet::new(key(250).public_key(), voters).unwrap();
+        let silent: Vec<_> = silent.iter().map(|i| NodeId([*i; 20])).collect();
+        let voters = Voters::new(&set, &silent);
+        (0..5).map(|round| voters.proposer(Height(height), round)).collect()
+    }
+
+    #[test]
+    fn voters_take_turns_and_the_silent_come_last() {
+        assert_eq!(turns(&[], 7), [3, 0, 1, 2, 3]);
+        assert_eq!(turns(&[], 8), [0, 1, 2, 3, 0]);
+        assert_eq!(turns(&[2], 7), [2, 3, 0, 1, 2], "voter 1 waits for the three others");
+        assert_eq!(turns(&[2], 9), [0, 2, 3, 1, 0]);
     }
 }

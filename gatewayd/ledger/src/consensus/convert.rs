@@ -8,7 +8,8 @@ use bft::Input;
 use engine::{NilOrVal, Round, SignedMessage, Timeout, TimeoutKind};
 
 use super::context::{self, Address, Context};
-use super::message::{Justification, Proposal, Reason, Record, Vote};
+use super::message::{Justification, Proposal, Reason, Vote};
+use super::record::Record;
 use crate::certificate::VoteType;
 use crate::ids::{Hash, Height, NodeId};
 
@@ -71,7 +72,7 @@ pub(super) fn input_of_record(record: &Record) -> Option<Input<Context>> {
             let value = proposed_value(*height, *round, *proposer, *block, *valid);
             Some(Input::ProposedValue(value, engine::ValueOrigin::Consensus))
         }
-        Record::Body { .. } | Record::Silent { .. } => None,
+        Record::Body { .. } | Record::Silent { .. } | Record::Afresh { .. } => None,
     }
 }
 

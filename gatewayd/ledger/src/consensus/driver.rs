@@ -17,7 +17,8 @@ use thiserror::Error;
 
 use super::context::{self, Address, Context, Voters};
 use super::convert::*;
-use super::message::{Message, Reason, Record, Vote, proposal_digest};
+use super::message::{Message, Reason, Vote, proposal_digest};
+use super::record::Record;
 use crate::certificate::vote_digest;
 use crate::codec::Encode;
 use crate::crypto::{PublicKey, Signature, SigningKey, verify_digest};
@@ -95,6 +96,8 @@ struct Shell {
 pub(crate) struct HeightStart {
     pub(crate) height: Height,
     pub(crate) voters: ValidatorSet,
+    /// Those of them that propose only when all others have failed.
+    pub(crate) silent: Vec<NodeId>,
     /// False: follow, sign nothing.
     pub(crate) may_vote: bool,
     /// The log's records of this height, in order.
@@ -119,7 +122,7 @@ impl Driver {
         let core = bft::State::new(
             Context,
             Height::GENESIS,
-            Voters::new(voters),
+            Voters::new(voters, &[]),
             params,
             QUEUED_HEIGHTS,
             QUEUED_INPUTS,
@@ -148,6 +151,17 @@ impl Driver {
         self.shell.running
     }
 
+    /// Whether it signs with this key.
+    pub(crate) fn has_key(&self, key: Option<&SigningKey>) -> bool {
+        let public = |key: &SigningKey| key.public_key();
+        self.shell.key.as_ref().map(public) == key.map(public)
+    }
+
+    /// Whether it signs at the height in work.
+    pub(crate) fn votes(&self) -> bool {
+        self.core.params.enabled
+    }
+
     /// When the next timer runs out, on the monotonic clock.
     pub(crate) fn next_timer(&self) -> Option<u64> {
         self.shell.timers.values().min().copied()
@@ -159,7 +173,7 @@ impl Driver {
         now_ms: u64,
         start: HeightStart,
     ) -> Result<Vec<Output>, DriverError> {
-        let HeightStart { height, voters, may_vote, records } = start;
+        let HeightStart { height, voters, silent, may_vote, records } = start;
         self.core.params.enabled = may_vote && self.shell.key.is_some();
         self.shell.now_ms = now_ms;
         self.shell.good.clear();
@@ -173,7 +187,7 @@ impl Driver {
         self.core.index_wal_entries(&inputs);
         let begin = Input::StartHeight(
             height,
-            Voters::new(&voters),
+            Voters::new(&voters, &silent),
             false,
             None,
             engine::VoteExtensionPolicy::Disabled,

@@ -9,6 +9,8 @@ use crate::ids::{ChainId, Era, Hash, Height, NodeId};
 use crate::validator_set::MAX_VOTERS;
 use crate::vote::decode_round;
 
+use super::record::Record;
+use crate::sync::wire::{Answer, Request};
 pub use crate::vote::Vote;
 
 /// A signed proposal of a block, by its header hash.
@@ -54,6 +56,8 @@ pub enum Reason {
 
 /// Largest block body on the wire, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Blocks in one message.
+pub const MAX_RANGE: usize = 1_024;
 /// Transactions in one gossip message.
 pub const MAX_GOSSIP: usize = 256;
 
@@ -77,17 +81,28 @@ pub enum Message {
     },
     /// Transactions for the mempool, as signed.
     Transactions(Vec<Vec<u8>>),
-    /// "Send me the decided block of this height."
-    Fetch(Height),
-    /// A decided block with its certificate.
+    /// "Send me decided blocks."
+    Fetch {
+        /// The first of them.
+        from: Height,
+        /// How many at most.
+        count: u32,
+    },
+    /// Decided blocks in a row, certified by one set of voters; none: they are not here.
     Decided {
-        /// The encoded block.
-        block: Vec<u8>,
-        /// The encoded finality certificate.
+        /// The encoded blocks, ascending by height.
+        blocks: Vec<Vec<u8>>,
+        /// The encoded finality certificate of the last.
         certificate: Vec<u8>,
     },
     /// How far the sender is: when a connection begins, and when somebody seems to be behind.
     Tip(PeerTip),
+    /// "Send me the block that began the era after this one."
+    FetchEra(Era),
+    /// A gateway without blocks asks for a snapshot.
+    SnapshotRequest(Request),
+    /// A part of a snapshot.
+    Snapshot(Answer),
 }
 
 /// How far a gateway is; a claim.
@@ -109,7 +124,13 @@ impl Message {
             Self::Proposal(proposal) => Some(proposal.height),
             Self::Justification(votes) => Some(votes.height),
             Self::Body { height, .. } => Some(*height),
-            Self::Transactions(_) | Self::Fetch(_) | Self::Decided { .. } | Self::Tip(_) => None,
+            Self::Transactions(_)
+            | Self::Fetch { .. }
+            | Self::Decided { .. }
+            | Self::Tip(_)
+            | Self::FetchEra(_)
+            | Self::SnapshotRequest(_)
+            | Self::Snapshot(_) => None,
         }
     }
 }
@@ -149,19 +170,26 @@ impl Encode for Message {
                 encoder.array(2).uint(5).array(list.len());
                 list.iter().fold(encoder, |encoder, bytes| encoder.bytes(bytes))
             }
-            Self::Fetch(height) => encoder.array(2).uint(6).value(height),
-            Self::Decided { block, certificate } => {
-                encoder.array(3).uint(7).bytes(block).bytes(certificate)
+            Self::Fetch { from, count } => encoder.array(3).uint(6).value(from).value(count),
+            Self::Decided { blocks, certificate } => {
+                encoder.array(3).uint(7).array(blocks.len());
+                blocks
+                    .iter()
+                    .fold(encoder, |encoder, bytes| encoder.bytes(bytes))
+                    .bytes(certificate)
             }
             Self::Tip(PeerTip { height, era, first }) => {
                 encoder.array(4).uint(8).value(height).value(era).value(first)
             }
+            Self::FetchEra(era) => encoder.array(2).uint(9).value(era),
+            Self::SnapshotRequest(request) => encoder.array(2).uint(10).value(request),
+            Self::Snapshot(answer) => encoder.array(2).uint(11).value(answer),
         };
     }
 }
 
 impl Decode for Message {
-    const MAX_BYTES: usize = MAX_BODY + MAX_CERTIFICATE + 64;
+    const MAX_BYTES: usize = MAX_BODY + MAX_CERTIFICATE + 64 + 5 * MAX_RANGE;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let fields = decoder.array("message", 4)?;
@@ -176,17 +204,23 @@ impl Decode for Message {
                 (Self::Body { height, round, block }, 4)
             }
             5 => (Self::Transactions(decode_gossip(decoder)?), 2),
-            6 => (Self::Fetch(Height::decode(decoder)?), 2),
+            6 => {
+                let from = Height::decode(decoder)?;
+                (Self::Fetch { from, count: decoder.uint32("count")? }, 3)
+            }
             7 => {
-                let block = decoder.bytes("block", MAX_BODY)?.to_vec();
+                let blocks = decode_blocks(decoder)?;
                 let certificate = decoder.bytes("certificate", MAX_CERTIFICATE)?.to_vec();
-                (Self::Decided { block, certificate }, 3)
+                (Self::Decided { blocks, certificate }, 3)
             }
             8 => {
                 let (height, era) = (Height::decode(decoder)?, Era::decode(decoder)?);
                 let first = Height::decode(decoder)?;
                 (Self::Tip(PeerTip { height, era, first }), 4)
             }
+            9 => (Self::FetchEra(Era::decode(decoder)?), 2),
+            10 => (Self::SnapshotRequest(Request::decode(decoder)?), 2),
+            11 => (Self::Snapshot(Answer::decode(decoder)?), 2),
             _ => return Err(DecodeError::Invalid("message kind")),
         };
         check_fields("message", fields, expected)?;
@@ -198,12 +232,21 @@ const MAX_CERTIFICATE: usize = 64 * 1024;
 /// Largest transaction with its attachment on the wire, in bytes.
 const MAX_GOSSIPED: usize = 1024 * 1024;
 
+fn decode_blocks(decoder: &mut Decoder<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let count = decoder.array("blocks", MAX_RANGE)?;
+    (0..count).map(|_| decoder.bytes("block", MAX_BODY).map(<[u8]>::to_vec)).collect()
+}
+
 fn decode_gossip(decoder: &mut Decoder<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
     let count = decoder.array("transactions", MAX_GOSSIP)?;
     (0..count).map(|_| decoder.bytes("transaction", MAX_GOSSIPED).map(<[u8]>::to_vec)).collect()
 }
 
-fn check_fields(what: &'static str, found: usize, expected: u64) -> Result<(), DecodeError> {
+pub(super) fn check_fields(
+    what: &'static str,
+    found: usize,
+    expected: u64,
+) -> Result<(), DecodeError> {
     let found = found as u64;
     if found == expected { Ok(()) } else { Err(DecodeError::FieldCount { what, found, expected }) }
 }
@@ -273,120 +316,6 @@ impl Decode for Justification {
     }
 }
 
-/// One entry of the write-ahead log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// A vote, own or received.
-    Vote(Vote),
-    /// A proposal, own or received.
-    Proposal(Proposal),
-    /// A quorum of prevotes received together.
-    Polka(Justification),
-    /// A consensus timer ran out.
-    Timeout {
-        /// The height it belongs to.
-        height: Height,
-        /// The round it belongs to.
-        round: u32,
-        /// 0 propose, 1 prevote, 2 precommit.
-        step: u8,
-    },
-    /// The verdict on a body.
-    Verdict {
-        /// The height proposed for.
-        height: Height,
-        /// The round in which the body came.
-        round: u32,
-        /// Who built the block.
-        proposer: NodeId,
-        /// Its header hash.
-        block: Hash,
-        /// Whether this node held it valid.
-        valid: bool,
-    },
-    /// A body that this node voted for or may vote for.
-    Body {
-        /// The height proposed for.
-        height: Height,
-        /// The encoded block.
-        block: Vec<u8>,
-    },
-    /// Earlier records were lost: this node signs nothing up to this height.
-    Silent {
-        /// The last height without a vote.
-        height: Height,
-    },
-}
-
-impl Record {
-    /// The height the record belongs to; records at or below the store's tip are void.
-    pub fn height(&self) -> Height {
-        match self {
-            Self::Vote(vote) => vote.height,
-            Self::Proposal(proposal) => proposal.height,
-            Self::Polka(votes) => votes.height,
-            Self::Timeout { height, .. }
-            | Self::Verdict { height, .. }
-            | Self::Body { height, .. }
-            | Self::Silent { height } => *height,
-        }
-    }
-}
-
-impl Encode for Record {
-    fn encode(&self, encoder: &mut Encoder) {
-        match self {
-            Self::Vote(vote) => encoder.array(2).uint(1).value(vote),
-            Self::Proposal(proposal) => encoder.array(2).uint(2).value(proposal),
-            Self::Polka(votes) => encoder.array(2).uint(3).value(votes),
-            Self::Timeout { height, round, step } => {
-                encoder.array(4).uint(4).value(height).uint(u64::from(*round)).uint((*step).into())
-            }
-            Self::Verdict { height, round, proposer, block, valid } => {
-                encoder.array(6).uint(5).value(height).uint(u64::from(*round));
-                encoder.value(proposer).value(block).bool(*valid)
-            }
-            Self::Body { height, block } => encoder.array(3).uint(6).value(height).bytes(block),
-            Self::Silent { height } => encoder.array(2).uint(7).value(height),
-        };
-    }
-}
-
-impl Decode for Record {
-    const MAX_BYTES: usize = MAX_BODY + 64;
-
-    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let fields = decoder.array("log record", 6)?;
-        let (record, expected) = match decoder.uint("log record kind")? {
-            1 => (Self::Vote(Vote::decode(decoder)?), 2),
-            2 => (Self::Proposal(Proposal::decode(decoder)?), 2),
-            3 => (Self::Polka(Justification::decode(decoder)?), 2),
-            4 => {
-                let height = Height::decode(decoder)?;
-                let round = decode_round(decoder)?;
-                (Self::Timeout { height, round, step: decoder.uint8("step")? }, 4)
-            }
-            5 => {
-                let height = Height::decode(decoder)?;
-                let round = decode_round(decoder)?;
-                let proposer = NodeId::decode(decoder)?;
-                let block = Hash::decode(decoder)?;
-                let valid = decoder.bool("valid")?;
-                (Self::Verdict { height, round, proposer, block, valid }, 6)
-            }
-            6 => {
-                let height = Height::decode(decoder)?;
-                let block = decoder.bytes("block", MAX_BODY)?.to_vec();
-                (Self::Body { height, block }, 3)
-            }
-            7 => (Self::Silent { height: Height::decode(decoder)? }, 2),
-            _ => return Err(DecodeError::Invalid("log record kind")),
-        };
-        check_fields("log record", fields, expected)?;
-        Ok(record)
-    }
-}
-
 /// What a proposal's signature covers: SHA-256(domain ‖ chain ID ‖ era ‖ height ‖ round ‖
 /// block hash ‖ valid round + 1, or 0 for none), numbers big-endian.
 pub fn proposal_digest(
@@ -425,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_records_round_trip() {
+    fn messages_round_trip() {
         let proposal = Proposal {
             height: Height(7),
             round: 2,
@@ -446,41 +375,32 @@ mod tests {
             Message::Justification(polka.clone()),
             Message::Body { height: Height(7), round: 1, block: vec![1, 2] },
             Message::Transactions(vec![vec![1], vec![]]),
-            Message::Fetch(Height(u64::MAX)),
-            Message::Decided { block: vec![5], certificate: vec![6] },
+            Message::Fetch { from: Height(u64::MAX), count: 7 },
+            Message::Decided { blocks: vec![vec![5], vec![]], certificate: vec![6] },
             Message::Tip(PeerTip { height: Height(9), era: Era(1), first: Height(3) }),
+            Message::FetchEra(Era(1)),
+            Message::SnapshotRequest(Request::Entries { height: Height(1), after: vec![7] }),
+            Message::Snapshot(Answer::Entries {
+                height: Height(1),
+                after: vec![7],
+                entries: vec![(vec![8], vec![])],
+                more: true,
+            }),
+            Message::Snapshot(Answer::Gone { height: Height(1) }),
         ] {
             assert_eq!(parse(&message.to_bytes()), Ok(message));
-        }
-        for record in [
-            Record::Vote(vote(Some(Hash([1; 32])))),
-            Record::Proposal(Proposal { valid_round: None, ..proposal }),
-            Record::Polka(polka.clone()),
-            Record::Timeout { height: Height(7), round: 0, step: 2 },
-            Record::Verdict {
-                height: Height(7),
-                round: 0,
-                proposer: NodeId([3; 20]),
-                block: Hash([1; 32]),
-                valid: true,
-            },
-            Record::Body { height: Height(7), block: vec![0; 300] },
-            Record::Silent { height: Height(7) },
-        ] {
-            assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record.clone()));
-            assert_eq!(record.height(), Height(7));
         }
     }
 
     #[test]
     fn bad_messages_are_refused() {
-        let good = Message::Fetch(Height(5)).to_bytes();
+        let good = Message::FetchEra(Era(5)).to_bytes();
         let mut trailing = good.clone();
         trailing.push(0);
         assert_eq!(parse(&trailing), Err(DecodeError::Trailing(1)));
         assert_eq!(parse(&good[..1]), Err(DecodeError::Truncated("message kind")));
         let mut kind = good.clone();
-        kind[1] = 9;
+        kind[1] = 12;
         assert_eq!(parse(&kind), Err(DecodeError::Invalid("message kind")));
         let mut fields = good;
         fields[0] = 0x83;

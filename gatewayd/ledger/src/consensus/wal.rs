@@ -77,7 +77,10 @@ impl Wal<FileMedium> {
     /// As [`Wal::open`] and [`FileMedium::open`].
     pub fn open_in(directory: &Path) -> io::Result<(Self, Vec<Vec<u8>>, Recovery)> {
         let [a, b] = FILE_NAMES;
-        Self::open([FileMedium::open(&directory.join(a))?, FileMedium::open(&directory.join(b))?])
+        let media = [FileMedium::open(&directory.join(a))?, FileMedium::open(&directory.join(b))?];
+        // The names too must survive a power cut, before a record does.
+        File::open(directory)?.sync_all()?;
+        Self::open(media)
     }
 }
 

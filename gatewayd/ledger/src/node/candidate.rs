@@ -8,7 +8,8 @@ use crate::block::{Block, MAX_BLOCK, MAX_BLOCK_TRANSACTIONS};
 use crate::chain::{self, BlockError};
 use crate::codec::{Decode, Encode};
 use crate::consensus::driver::Output;
-use crate::consensus::message::{Message, Record};
+use crate::consensus::message::Message;
+use crate::consensus::record::Record;
 use crate::ids::{Hash, Height};
 use crate::state::{ApplyError, Outcome};
 
@@ -42,7 +43,9 @@ impl Node {
     /// A block of what waits and applies. What does not apply leaves the mempool.
     fn build(&mut self) -> Candidate {
         let time_ms = self.site_time_ms(self.now).max(self.tip.header.time_ms.saturating_add(1));
-        let mut execution = self.state.begin(self.tip.next_context(time_ms));
+        let (state, tip) = (&self.state, &self.tip);
+        let mut execution =
+            chain::begin(state, tip, &self.certifiers, self.certificate.as_ref(), time_ms);
         let mut transactions = Vec::new();
         let mut failed = Vec::new();
         let mut bytes = RESERVED_BYTES;
@@ -126,6 +129,13 @@ impl Node {
     /// never for a decided block.
     pub(super) fn check(&self, block: Block) -> Result<Candidate, BlockError> {
         let outcome = chain::execute(&self.state, &self.tip, &self.certifiers, &block)?;
+        Ok(Candidate { block, outcome })
+    }
+
+    /// As [`Node::check`], for a block that is certified.
+    pub(super) fn check_decided(&self, block: Block) -> Result<Candidate, BlockError> {
+        let (state, tip, certifiers) = (&self.state, &self.tip, &self.certifiers);
+        let outcome = chain::execute_decided(state, tip, certifiers, &block)?;
         Ok(Candidate { block, outcome })
     }
 

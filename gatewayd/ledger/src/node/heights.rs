@@ -7,22 +7,68 @@ use super::candidate::Candidate;
 use super::{Committed, Decided, Effect, Fault, Node, Now};
 use crate::block::Block;
 use crate::certificate::{Certificate, Signers, Votes};
+use crate::chain::Tip;
 use crate::codec::Encode;
 use crate::consensus::DriverError;
 use crate::consensus::driver::{Decision, Driver, HeightStart, Output};
-use crate::consensus::message::{Message, Record};
+use crate::consensus::message::Message;
+use crate::consensus::record::Record;
 use crate::crypto::SigningKey;
 use crate::header::Header;
-use crate::ids::{Height, NodeId};
+use crate::ids::{Hash, Height, NodeId};
 use crate::mempool::MempoolError;
+use crate::state::{Event, Outcome, State};
+use crate::transaction::Transaction;
+use crate::validator_set::ValidatorSet;
+
+/// A height in work for this long is one to ask the others about.
+const TELL_AFTER_MS: u64 = 1_000;
 
 /// A block after this much idleness: followers and clocks know that the voters live.
 const HEARTBEAT_MS: u64 = 60_000;
 
-/// A decided block between [`Effect::Store`] and `Input::Stored`.
+/// Decided blocks between [`Effect::Store`] and `Input::Stored`, with what becomes of the node.
 pub(super) struct Storing {
-    pub(super) candidate: Candidate,
-    pub(super) certificate: Certificate,
+    /// One for each block, ascending.
+    pub(super) done: Vec<Done>,
+    pub(super) after: After,
+    pub(super) tip: Tip,
+    pub(super) validators: ValidatorSet,
+    pub(super) certifiers: ValidatorSet,
+    pub(super) certificate: Option<Certificate>,
+}
+
+/// The state after the last block.
+pub(super) enum After {
+    /// Of one block.
+    Block(Box<Outcome>),
+    /// Of several, executed beside the node's own state.
+    Range(Box<State>),
+}
+
+/// What is reported about a block when it is stored.
+pub(super) struct Done {
+    header: Header,
+    transactions: Vec<Hash>,
+    receipts: Vec<(Hash, Vec<Event>)>,
+}
+
+impl Done {
+    /// Takes the events out of the outcome.
+    pub(super) fn of(block: &Block, outcome: &mut Outcome) -> Self {
+        Self {
+            header: block.header.clone(),
+            transactions: block.transactions.iter().map(Transaction::hash).collect(),
+            receipts: std::mem::take(&mut outcome.events),
+        }
+    }
+}
+
+impl Storing {
+    /// Height of the last block.
+    pub(super) fn height(&self) -> Height {
+        self.tip.header.height
+    }
 }
 
 impl Node {
@@ -50,12 +96,20 @@ impl Node {
         }
         self.called = false;
         self.repeat_gossip();
+        if !self.driver.has_key(self.vote_key.as_ref()) {
+            self.renew_driver();
+        }
+        self.tell_ms = self.now.mono_ms.saturating_add(TELL_AFTER_MS);
         let height = self.next_height();
         let records = std::mem::take(&mut self.replay);
         for record in &records {
             if let Record::Body { block, .. } = record {
                 self.recall_candidate(block);
             }
+        }
+        self.held.clear();
+        if !self.may_vote(height) && records.iter().any(|record| self.is_own(record)) {
+            self.held.clone_from(&records);
         }
         let replaying = !records.is_empty();
         match self.driver.start(self.now.mono_ms, self.height_start(height, records)) {
@@ -67,8 +121,13 @@ impl Node {
     }
 
     fn height_start(&self, height: Height, records: Vec<Record>) -> HeightStart {
-        let may_vote = self.is_voter() && height > self.silent_through;
-        HeightStart { height, voters: self.validators.clone(), may_vote, records }
+        let may_vote = self.may_vote(height);
+        let silent = self.state.silent_voters(self.tip.header.height);
+        HeightStart { height, voters: self.validators.clone(), silent, may_vote, records }
+    }
+
+    fn may_vote(&self, height: Height) -> bool {
+        self.is_voter() && height > self.silent_through
     }
 
     /// Begins the height without its log, which is as good as damaged.
@@ -82,7 +141,7 @@ impl Node {
     /// After the loss of log records: no vote at the height that they can have been about. A
     /// sole voter goes on; its votes never left this machine, except in stored blocks.
     pub(super) fn fall_silent(&mut self) {
-        if self.is_voter() && self.validators.count() > 1 {
+        if self.validators.position(&self.id).is_some() && self.validators.count() > 1 {
             self.silent_through = self.silent_through.max(self.next_height());
             let record = Record::Silent { height: self.silent_through };
             self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
@@ -130,9 +189,8 @@ impl Node {
             // height must not be started again, for this node has voted in it.
             self.missing_body = true;
             self.driver.leave();
-            self.peers.fetch_from_all(decision.height);
-            self.publish(&Message::Fetch(decision.height));
-            return;
+            self.peers.all_have(decision.height);
+            return self.fetch_more();
         };
         let position = |node: &NodeId| self.validators.position(node);
         let votes = decision
@@ -148,62 +206,108 @@ impl Node {
         self.store(candidate, certificate);
     }
 
-    pub(super) fn store(&mut self, mut candidate: Candidate, certificate: Certificate) {
+    pub(super) fn store(&mut self, candidate: Candidate, certificate: Certificate) {
         self.driver.leave();
-        let changed = candidate.outcome.validators != self.validators;
-        let decided = Decided {
-            block: candidate.block.clone(),
-            certificate: certificate.clone(),
-            changes: std::mem::take(&mut candidate.outcome.changes),
-            events: candidate.outcome.events.clone(),
-            next_validators: changed.then(|| candidate.outcome.validators.clone()),
-        };
-        self.storing = Some(Storing { candidate, certificate });
-        self.effects.push(Effect::Store(Box::new(decided)));
+        let Candidate { block, mut outcome } = candidate;
+        let decided = Decided::new(block, certificate.clone(), &mut outcome, &self.validators);
+        self.storing = Some(Storing {
+            done: vec![Done::of(&decided.block, &mut outcome)],
+            tip: self.tip.advance(decided.block.header.clone()),
+            validators: outcome.validators.clone(),
+            certifiers: self.validators.clone(),
+            certificate: Some(certificate),
+            after: After::Block(Box::new(outcome)),
+        });
+        self.effects.push(Effect::Store(vec![decided]));
     }
 
     pub(super) fn stored(&mut self, height: Height) {
-        let this = |storing: &mut Storing| storing.candidate.block.header.height == height;
-        let Some(Storing { candidate, certificate }) = self.storing.take_if(this) else {
+        let Some(storing) = self.storing.take_if(|storing| storing.height() == height) else {
             return;
         };
-        let Candidate { block, mut outcome } = candidate;
+        let Storing { done, after, tip, validators, certifiers, certificate } = storing;
         let was_alone = self.validators.count() == 1 && self.is_voter();
-        let receipts = std::mem::take(&mut outcome.events);
-        let era_began = outcome.era != self.state.era();
-        let validators = outcome.validators.clone();
-        self.state.commit(outcome);
-        self.certifiers = std::mem::replace(&mut self.validators, validators);
-        self.tip = self.tip.advance(block.header.clone());
+        let era = self.state.era();
+        match after {
+            After::Block(outcome) => self.state.commit(*outcome),
+            After::Range(state) => self.state = *state,
+        }
+        (self.tip, self.validators, self.certifiers) = (tip, validators, certifiers);
+        self.certificate = certificate;
         self.tip_since_ms = self.now.mono_ms;
-        self.certificate = Some(certificate);
         self.candidates.clear();
         self.replay.clear();
+        self.held.clear();
         self.effects.push(Effect::WalDiscard);
-        if era_began {
+        if self.state.era() != era {
             self.renew_driver();
         }
-        for transaction in &block.transactions {
-            self.mempool.remove(&transaction.hash());
+        for transaction in done.iter().flat_map(|done| &done.transactions) {
+            self.mempool.remove(transaction);
         }
-        let header = block.header.clone();
-        self.expire(&header);
-        if was_alone {
-            // A sole voter's blocks leave as a whole, stored and certified.
-            self.announce(&block);
+        self.expire();
+        self.announce(was_alone);
+        for Done { header, receipts, .. } in done {
+            let committed = Committed { height: header.height, header, receipts };
+            self.effects.push(Effect::Committed(Box::new(committed)));
         }
-        let committed = Box::new(Committed { height, header, receipts });
-        self.effects.push(Effect::Committed(committed));
         self.peers.stored(height);
         self.fetch_more();
+    }
+
+    /// Says that there is a new block, where nobody else does.
+    fn announce(&mut self, was_alone: bool) {
+        if was_alone {
+            // A sole voter's blocks leave as a whole, stored and certified.
+            let height = self.tip.header.height;
+            self.effects.push(Effect::Announce(height));
+        } else if self.tip.header.proposer == self.id {
+            // Who has missed its votes would not know until the next block.
+            self.publish(&Message::Tip(self.own_tip()));
+        }
+    }
+
+    /// A height that takes long was perhaps decided without this node: everybody says how far
+    /// it is.
+    pub(super) fn tell_when_stuck(&mut self) {
+        if self.driver.running().is_some() && self.tell_ms <= self.now.mono_ms {
+            self.tell_ms = self.now.mono_ms.saturating_add(TELL_AFTER_MS);
+            self.publish(&Message::Tip(self.own_tip()));
+        }
     }
 
     /// Gives this node the vote key that the ledger names for it. Another one is useless: the
     /// node follows in silence while its key is not that of the validator set.
     pub fn set_vote_key(&mut self, key: Option<SigningKey>) {
         self.vote_key = key;
-        if self.driver.running().is_none() {
-            self.renew_driver();
+    }
+
+    /// The height in work was begun without the right to vote, and now it is there: the key came
+    /// late, perhaps to all voters. So the height begins anew. Either this node has signed
+    /// nothing at it, and what the log holds of it is declared void, for it was not a voter's;
+    /// or what it has signed before a restart is replayed now.
+    pub(super) fn vote_after_all(&mut self) {
+        let height = self.next_height();
+        let late =
+            self.driver.running() == Some(height) && !self.driver.votes() && self.may_vote(height);
+        if !late {
+            return;
+        }
+        self.replay = std::mem::take(&mut self.held);
+        if self.replay.is_empty() {
+            let record = Record::Afresh { height };
+            self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
+        }
+        self.renew_driver();
+        self.called = true;
+    }
+
+    /// Whether a record is a vote or a proposal of this node.
+    fn is_own(&self, record: &Record) -> bool {
+        match record {
+            Record::Vote(vote) => vote.voter == self.id,
+            Record::Proposal(proposal) => proposal.proposer == self.id,
+            _ => false,
         }
     }
 
@@ -212,21 +316,14 @@ impl Node {
         self.driver = Driver::new(self.chain, era, self.id, key, &self.validators);
     }
 
-    fn expire(&mut self, header: &Header) {
-        for waiting in self.mempool.expire(header.height.next(), header.time_ms) {
+    fn expire(&mut self) {
+        let (height, time_ms) = (self.next_height(), self.tip.header.time_ms);
+        for waiting in self.mempool.expire(height, time_ms) {
             if waiting.local {
                 let tx_hash = waiting.transaction.transaction().hash();
                 let error = MempoolError::Expired.into();
                 self.effects.push(Effect::Refused { tx_hash, error });
             }
-        }
-    }
-
-    fn announce(&mut self, block: &Block) {
-        if let Some(certificate) = self.certificate.clone().filter(|_| self.has_peers()) {
-            let message =
-                Message::Decided { block: block.to_bytes(), certificate: certificate.to_bytes() };
-            self.publish(&message);
         }
     }
 }

@@ -12,6 +12,7 @@
 //! a block and the one below it is stored. Idle, nothing runs but the wait for the heartbeat.
 
 mod candidate;
+mod catch_up;
 mod heights;
 mod peers;
 mod recovery;
@@ -26,15 +27,17 @@ use crate::chain::{BlockError, Tip};
 use crate::codec::{Decode, Encode, Encoder};
 use crate::consensus::DriverError;
 use crate::consensus::driver::Driver;
-use crate::consensus::message::{Message, Record, Vote};
+use crate::consensus::message::{Message, Vote};
+use crate::consensus::record::Record;
 use crate::consensus::wal::Recovery;
 use crate::crypto::SigningKey;
 use crate::header::Header;
 use crate::ids::{ChainId, Hash, Height, NodeId};
 use crate::mempool::{Mempool, MempoolError};
 use crate::merkle::Frontier;
-use crate::state::{ApplyError, Change, Event, State, StateError, VerifyError};
+use crate::state::{ApplyError, Change, Event, Outcome, State, StateError, VerifyError};
 use crate::store::Loaded;
+use crate::sync::wire::Request;
 use crate::transaction::Transaction;
 use crate::validator_set::ValidatorSet;
 
@@ -96,15 +99,31 @@ pub enum Effect {
         /// An encoded [`Message`].
         bytes: Vec<u8>,
     },
-    /// Send the decided block of a height to one gateway, as [`Message::Decided`].
+    /// Send decided blocks to one gateway, as [`Message::Decided`].
     Serve {
         /// To whom.
         to: NodeId,
-        /// Which block.
-        height: Height,
+        /// The first of them.
+        from: Height,
+        /// How many at most.
+        count: usize,
     },
-    /// Store a decided block in one transaction, then feed [`Input::Stored`].
-    Store(Box<Decided>),
+    /// Answer a gateway that asks for a snapshot, as [`Message::Snapshot`].
+    ServeSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// Its question.
+        request: Request,
+    },
+    /// Send the stored block of this height to all gateways, as [`Message::Decided`].
+    Announce(Height),
+    /// Store decided blocks in one transaction, then feed [`Input::Stored`] with the last height.
+    Store(Vec<Decided>),
+    /// A peer says that the operator recovered the ledger below this node's tip. If the store
+    /// agrees that this block follows an older one of its own, this node must begin anew.
+    JudgeRecovery(Box<(Block, Certificate)>),
+    /// This node cannot go on from its store alone.
+    Behind(Box<Behind>),
     /// A block is final and stored.
     Committed(Box<Committed>),
     /// A transaction submitted here will not be recorded.
@@ -133,6 +152,45 @@ pub struct Decided {
     pub events: Vec<(Hash, Vec<Event>)>,
     /// The voters after it, when they differ from those before.
     pub next_validators: Option<ValidatorSet>,
+}
+
+impl Decided {
+    /// Takes what is written about a block out of its outcome; the events are left there too.
+    fn new(
+        block: Block,
+        certificate: Certificate,
+        outcome: &mut Outcome,
+        validators: &ValidatorSet,
+    ) -> Self {
+        let changed = outcome.validators != *validators;
+        Self {
+            block,
+            certificate,
+            changes: std::mem::take(&mut outcome.changes),
+            events: outcome.events.clone(),
+            next_validators: changed.then(|| outcome.validators.clone()),
+        }
+    }
+}
+
+/// Why blocks alone do not lead on from the store, and a header from which a snapshot can be
+/// verified (`sync::Client`). Until one is, the store stays as it is: the peers who say so may
+/// be lying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// Everybody who is ahead has begun above the next block.
+    NoBlocks {
+        /// The newest header here.
+        trusted: Header,
+    },
+    /// The operator has recovered the ledger on top of an older block: the newer ones here are
+    /// not on the record. Proven by the operator's signature.
+    Recovered {
+        /// The header that began the era.
+        trusted: Header,
+        /// The newest block that both ledgers have.
+        parent: Height,
+    },
 }
 
 /// What subscribers learn about a block.
@@ -239,11 +297,19 @@ pub struct Node {
     first: Height,
     /// Log records of the height above the tip, until it starts.
     replay: Vec<Record>,
+    /// Those of the height in work, when they hold own votes and the key for more is not here.
+    held: Vec<Record>,
     damaged: bool,
     /// No vote up to this height.
     silent_through: Height,
     /// Another voter works on the next height.
     called: bool,
+    /// When the others are told that the height in work takes long.
+    tell_ms: u64,
+    /// The block whose lack was reported.
+    left_behind: Option<Height>,
+    /// The last recovery that was given to be judged.
+    judged: Option<Hash>,
     /// The next height is decided and its block must be fetched.
     missing_body: bool,
     now: Now,
@@ -282,17 +348,18 @@ impl Node {
             peers: Peers::default(),
             first,
             replay: Vec::new(),
+            held: Vec::new(),
             damaged: recovery == Recovery::Damaged,
             silent_through: Height::GENESIS,
             called: false,
+            tell_ms: 0,
+            left_behind: None,
+            judged: None,
             missing_body: false,
             now: Now::default(),
             effects: Vec::new(),
             stopped: false,
         };
-        // A log that was lost as a whole looks like one that never was: above genesis it counts
-        // as damaged. A voter that begins late is silent for one height.
-        node.damaged |= recovery == Recovery::Empty && height > Height::GENESIS;
         node.read_log(&records);
         Ok(node)
     }
@@ -302,6 +369,9 @@ impl Node {
             match Record::from_bytes(bytes) {
                 Ok(Record::Silent { height }) => {
                     self.silent_through = self.silent_through.max(height);
+                }
+                Ok(Record::Afresh { height }) if height == self.next_height() => {
+                    self.replay.clear();
                 }
                 Ok(record) if record.height() == self.next_height() => self.replay.push(record),
                 // At or below the tip: void.
@@ -362,7 +432,7 @@ impl Node {
             return None;
         }
         let work = match self.driver.running() {
-            Some(_) => self.driver.next_timer(),
+            Some(_) => self.driver.next_timer().into_iter().chain(self.tell_due_ms()).min(),
             None if self.missing_body => None,
             None => self.due_ms(),
         };
@@ -380,6 +450,7 @@ impl Node {
             Input::Submit(transaction) => self.submit(*transaction),
             Input::Wake => {
                 self.drive(|driver, now| driver.wake(now.mono_ms));
+                self.tell_when_stuck();
                 self.fetch_more();
             }
             Input::Stored(height) => self.stored(height),
@@ -387,6 +458,7 @@ impl Node {
             Input::PeerUp(peer) => self.peer_up(peer),
             Input::PeerDown(peer) => self.peers.forget(&peer),
         }
+        self.vote_after_all();
         self.start_if_due();
         std::mem::take(&mut self.effects)
     }
@@ -444,6 +516,21 @@ impl Node {
         if !list.is_empty() {
             self.publish(&Message::Transactions(list));
         }
+    }
+
+    /// Takes what peers submitted.
+    fn take_gossip(&mut self, list: Vec<Vec<u8>>) {
+        for bytes in list {
+            // Refused here is no news to anybody: the author's gateway tells the author.
+            if let Ok(transaction) = Transaction::from_bytes(&bytes) {
+                let _ = self.accept(transaction, false);
+            }
+        }
+    }
+
+    /// Where there is somebody to tell.
+    fn tell_due_ms(&self) -> Option<u64> {
+        (self.validators.count() > 1 || !self.is_voter()).then_some(self.tell_ms)
     }
 
     fn next_height(&self) -> Height {

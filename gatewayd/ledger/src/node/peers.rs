@@ -1,39 +1,49 @@
-//! Messages of peers: what concerns this height goes to the engine, who is behind is helped, and
-//! who is ahead is asked.
+//! Messages of peers: what concerns this height goes to the engine, who is behind is told, and
+//! who is ahead is asked (`catch_up`).
 //!
 //! Everything here is unverified until the engine or a certificate says otherwise; every store of
 //! it has a bound a peer.
 
 use std::collections::BTreeMap;
 
-use super::{Effect, Fault, Node};
-use crate::block::Block;
-use crate::certificate::Certificate;
-use crate::codec::{Decode, Encode};
-use crate::consensus::message::{self, Message, PeerTip};
+use super::catch_up::Asked;
+use super::{Effect, Node};
+use crate::certificate::VoteType;
+use crate::codec::Encode;
+use crate::consensus::message::{self, MAX_RANGE, Message, PeerTip};
 use crate::header::Header;
-use crate::ids::{Height, NodeId};
-use crate::transaction::Transaction;
+use crate::ids::{Era, Height, NodeId};
 use crate::validator_set::MAX_VOTERS;
 
 /// What is remembered about peers.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    known: BTreeMap<NodeId, Peer>,
+    pub(super) known: BTreeMap<NodeId, Peer>,
     /// Bodies for the height above the next one, which came while a block was being stored.
     early: Vec<EarlyBody>,
+    /// The question that is open.
+    pub(super) asked: Option<Asked>,
+    /// Since when somebody is known to be ahead.
+    pub(super) behind_since_ms: Option<u64>,
 }
 
+/// One peer.
 #[derive(Debug, Default)]
-struct Peer {
-    /// Highest height that it takes part in.
-    height: Height,
+pub(super) struct Peer {
+    /// How far it is, as far as it says.
+    pub(super) tip: PeerTip,
+    /// Where the era after this node's begins, when that is above this node's tip.
+    pub(super) next_era: Option<Height>,
+    /// Questions that it left open or answered wrongly since the last good answer.
+    pub(super) failures: u32,
+    /// It is not asked before this.
+    pub(super) ask_after_ms: u64,
+    /// Blocks that it is asked for at once; grows with good answers.
+    pub(super) count: u32,
     /// Bodies taken from it at this height.
     bodies: u32,
-    /// When it was last helped, and with which height.
+    /// When it was last helped, and from which height on.
     served: Option<(Height, u64)>,
-    /// When it was last asked.
-    asked_ms: Option<u64>,
     /// When it was last told how far this node is.
     told_ms: Option<u64>,
 }
@@ -50,16 +60,14 @@ const MAX_BODIES: u32 = 8;
 /// Bodies kept for the height after the next.
 const MAX_EARLY: usize = 4;
 /// Between two answers to one peer about one height.
-const SERVE_AGAIN_MS: u64 = 1_000;
-/// Between two questions to one peer.
-const ASK_AGAIN_MS: u64 = 250;
+const SERVE_AGAIN_MS: u64 = 500;
 /// Between two answers to a peer that says it is behind.
-const TELL_AGAIN_MS: u64 = 1_000;
+const TELL_AGAIN_MS: u64 = 500;
 /// A vote for a decided height is late before this, and the voter behind after it.
-const LATE_MS: u64 = 1_000;
+const LATE_MS: u64 = 250;
 
 impl Peers {
-    fn of(&mut self, node: NodeId) -> Option<&mut Peer> {
+    pub(super) fn of(&mut self, node: NodeId) -> Option<&mut Peer> {
         // Peers are members, whose number is bounded; the bound here is for safety alone.
         if self.known.len() >= 2 * MAX_VOTERS && !self.known.contains_key(&node) {
             return None;
@@ -70,26 +78,26 @@ impl Peers {
     /// The connection to it has ended, and with it what it said.
     pub(super) fn forget(&mut self, node: &NodeId) {
         self.known.remove(node);
+        self.asked.take_if(|asked| asked.peer == *node);
     }
 
-    /// Who was asked last of those above `height`, and the newest block that anybody claims.
-    pub(super) fn source(&self, height: Height) -> (Option<NodeId>, Height) {
-        let ahead = self.known.iter().filter(|(_, peer)| peer.height > height.next());
-        let newest = ahead.clone().map(|(_, peer)| Height(peer.height.0 - 1)).max();
-        let asked = ahead.filter(|(_, peer)| peer.asked_ms.is_some());
-        let from = asked.max_by_key(|(_, peer)| peer.asked_ms).map(|(node, _)| *node);
-        (from, newest.unwrap_or(height))
+    /// Whoever is asked for blocks, and the newest block that anybody claims.
+    pub(super) fn source(&self, own: Height) -> (Option<NodeId>, Height) {
+        let newest = self.known.values().map(|peer| peer.tip.height).max().unwrap_or(own);
+        let from = self.asked.as_ref().map(|asked| asked.peer);
+        (from.filter(|_| newest > own), newest)
     }
 
     pub(super) fn stored(&mut self, height: Height) {
         self.known.values_mut().for_each(|peer| peer.bodies = 0);
         self.early.retain(|body| body.height > height);
+        self.behind_since_ms = None;
     }
 
     /// The block of this height was decided without its body reaching this node.
-    pub(super) fn fetch_from_all(&mut self, height: Height) {
+    pub(super) fn all_have(&mut self, height: Height) {
         for peer in self.known.values_mut() {
-            peer.height = peer.height.max(height.next());
+            peer.tip.height = peer.tip.height.max(height);
         }
     }
 }
@@ -104,17 +112,17 @@ impl Node {
             return self.consensus_message(from, height, message);
         }
         match message {
-            Message::Transactions(list) => {
-                for bytes in list {
-                    // Refused here is no news to anybody: the author's gateway tells the author.
-                    if let Ok(transaction) = Transaction::from_bytes(&bytes) {
-                        let _ = self.accept(transaction, false);
-                    }
-                }
+            Message::Transactions(list) => self.take_gossip(list),
+            Message::Fetch { from: height, count } => self.serve(from, height, count),
+            Message::Decided { blocks, certificate } => {
+                self.decided_blocks(from, blocks, certificate)
             }
-            Message::Fetch(height) => self.serve(from, height),
-            Message::Decided { block, certificate } => self.follow(from, &block, &certificate),
             Message::Tip(tip) => self.peer_tip(from, tip),
+            Message::FetchEra(era) => self.serve_era(from, era),
+            Message::SnapshotRequest(request) => {
+                self.effects.push(Effect::ServeSnapshot { to: from, request });
+            }
+            // Parts of a snapshot are for a gateway that has no node yet.
             _ => {}
         }
     }
@@ -128,9 +136,11 @@ impl Node {
     /// Tells a peer how far this node is.
     fn tell(&mut self, to: NodeId) {
         let now_ms = self.now.mono_ms;
-        if let Some(peer) = self.peers.of(to) {
+        let bytes = Message::Tip(self.own_tip()).to_bytes();
+        if let Some(peer) = self.peers.of(to)
+            && peer.told_ms.is_none_or(|when| now_ms.saturating_sub(when) >= TELL_AGAIN_MS)
+        {
             peer.told_ms = Some(now_ms);
-            let bytes = Message::Tip(self.own_tip()).to_bytes();
             self.effects.push(Effect::Send { to, bytes });
         }
     }
@@ -141,13 +151,12 @@ impl Node {
     }
 
     fn peer_tip(&mut self, from: NodeId, tip: PeerTip) {
-        let (own, now_ms) = (self.tip.header.height, self.now.mono_ms);
+        let own = self.own_tip();
         let Some(peer) = self.peers.of(from) else {
             return;
         };
-        peer.height = tip.height.next();
-        let told = |when| now_ms.saturating_sub(when) < TELL_AGAIN_MS;
-        if tip.height < own && !peer.told_ms.is_some_and(told) {
+        peer.tip = tip;
+        if (tip.era, tip.height) < (own.era, own.height) {
             self.tell(from);
         }
         self.fetch_more();
@@ -156,10 +165,12 @@ impl Node {
     fn consensus_message(&mut self, from: NodeId, height: Height, message: Message) {
         let next = self.next_height();
         if height < next {
+            self.late_precommit(&message);
             return self.help_late(from, height);
         }
         if let Some(peer) = self.peers.of(from) {
-            peer.height = peer.height.max(height);
+            let decided = Height(height.0.saturating_sub(1));
+            peer.tip.height = peer.tip.height.max(decided);
         }
         let storing = self.storing.is_some();
         let at = if storing { next.next() } else { next };
@@ -209,93 +220,51 @@ impl Node {
         }
     }
 
+    /// A precommit that came after the decision joins the certificate, so that the next block
+    /// shows that its voter takes part.
+    fn late_precommit(&mut self, message: &Message) {
+        let Message::Vote(vote) = message else {
+            return;
+        };
+        let decided = vote.kind == VoteType::Precommit && vote.block == Some(self.tip.hash);
+        if let Some(certificate) = self.certificate.as_mut().filter(|_| decided) {
+            certificate.add(vote, &self.tip.header, &self.certifiers);
+        }
+    }
+
     /// A vote for a decided height: once that is old, its sender is behind.
     fn help_late(&mut self, from: NodeId, height: Height) {
         let old = height < self.tip.header.height
             || self.now.mono_ms.saturating_sub(self.tip_since_ms) >= LATE_MS;
         if old {
-            self.serve(from, height);
+            self.tell(from);
         }
     }
 
-    fn serve(&mut self, to: NodeId, height: Height) {
-        if height > self.tip.header.height || height == Height::GENESIS {
-            return;
+    fn serve(&mut self, to: NodeId, from: Height, count: u32) {
+        if from > self.tip.header.height || from < self.first {
+            let message = Message::Decided { blocks: Vec::new(), certificate: Vec::new() };
+            return self.effects.push(Effect::Send { to, bytes: message.to_bytes() });
         }
         let now_ms = self.now.mono_ms;
         let Some(peer) = self.peers.of(to) else {
             return;
         };
         let again = peer.served.is_some_and(|(served, when)| {
-            served == height && now_ms.saturating_sub(when) < SERVE_AGAIN_MS
+            served == from && now_ms.saturating_sub(when) < SERVE_AGAIN_MS
         });
         if !again {
-            peer.served = Some((height, now_ms));
-            self.effects.push(Effect::Serve { to, height });
+            peer.served = Some((from, now_ms));
+            let count = (count as usize).clamp(1, MAX_RANGE);
+            self.effects.push(Effect::Serve { to, from, count });
         }
     }
 
-    /// Asks a peer that is ahead for the next block.
-    pub(super) fn fetch_more(&mut self) {
-        if self.storing.is_some() {
-            return;
-        }
-        let (next, now_ms) = (self.next_height(), self.now.mono_ms);
-        let ready = |peer: &Peer| {
-            peer.height > next
-                && peer.asked_ms.is_none_or(|when| now_ms.saturating_sub(when) >= ASK_AGAIN_MS)
-        };
-        let ahead = self.peers.known.iter_mut().find(|(_, peer)| ready(peer));
-        if let Some((to, peer)) = ahead {
-            peer.asked_ms = Some(now_ms);
-            let bytes = Message::Fetch(next).to_bytes();
-            self.effects.push(Effect::Send { to: *to, bytes });
-        }
-    }
-
-    /// When to ask again while a peer is ahead: question or answer may have been lost.
-    pub(super) fn ask_again_ms(&self) -> Option<u64> {
-        let next = self.next_height();
-        let ahead = self.peers.known.values().filter(|peer| peer.height > next);
-        ahead.map(|peer| peer.asked_ms.map_or(self.now.mono_ms, |when| when + ASK_AGAIN_MS)).min()
-    }
-
-    /// A decided block: verified by its certificate, executed, stored.
-    fn follow(&mut self, from: NodeId, block: &[u8], certificate: &[u8]) {
-        let (Ok(block), Ok(certificate)) =
-            (Block::from_bytes(block), Certificate::from_bytes(certificate))
-        else {
-            return;
-        };
-        let next = self.next_height();
-        if block.header.height > next {
-            // A block of the sole voter was lost on the way: ask for what is missing.
-            if let Some(peer) = self.peers.of(from) {
-                peer.height = peer.height.max(block.header.height.next());
-            }
-            return self.fetch_more();
-        }
-        // A body that is not the header's is the peer's fault, and says nothing about the block.
-        if self.storing.is_some() || block.header.height != next || block.check_body().is_err() {
-            return;
-        }
-        if super::recovery::is_recovery_block(&block) {
-            return self.follow_recovery(block, certificate);
-        }
-        if certificate.verify(&block.header, &self.validators).is_err() {
-            return;
-        }
-        let height = block.header.height;
-        let hash = block.header.hash();
-        let known = self.candidates.remove(&hash);
-        match known.map_or_else(|| self.check(block), Ok) {
-            Ok(candidate) => {
-                // The next block may be asked for as soon as this one is stored.
-                self.peers.known.values_mut().for_each(|peer| peer.asked_ms = None);
-                self.missing_body = false;
-                self.store(candidate, certificate);
-            }
-            Err(error) => self.fail(Fault::Decided { height, error }),
+    fn serve_era(&mut self, to: NodeId, after: Era) {
+        let recoveries = &self.state.site().recoveries;
+        if let Some(recovery) = recoveries.iter().find(|recovery| recovery.era > after) {
+            let height = recovery.height;
+            self.serve(to, height, 1);
         }
     }
 }

@@ -6,14 +6,14 @@
 
 use thiserror::Error;
 
-use super::Node;
+use super::{Effect, Node};
 use crate::block::Block;
 use crate::certificate::{Certificate, CertificateError};
 use crate::chain::BlockError;
 use crate::codec::Encode;
 use crate::consensus::message::Message;
 use crate::header::Header;
-use crate::ids::Era;
+use crate::ids::{Era, NodeId};
 use crate::operator::{ActError, Recovery, certify_recovery};
 use crate::transaction::{Body, Draft, Survivor, Transaction};
 
@@ -110,18 +110,49 @@ impl Node {
         let last_commit = self.certificate.clone();
         let block = Block { header, transactions: vec![transaction], last_commit };
         self.adopt_recovery(block.clone(), certificate.clone())?;
-        let (block, certificate) = (block.to_bytes(), certificate.to_bytes());
-        let message = Message::Decided { block, certificate };
+        let (blocks, certificate) = (vec![block.to_bytes()], certificate.to_bytes());
+        let message = Message::Decided { blocks, certificate };
         self.publish(&message);
         Ok(())
     }
 
-    /// A recovery that a peer has stored.
-    pub(super) fn follow_recovery(&mut self, block: Block, certificate: Certificate) {
-        if block.header.era > self.state.era() {
-            // One that does not fit is refused; the peer keeps it, and the operator decides.
-            let _ = self.adopt_recovery(block, certificate);
+    /// A recovery that a peer has stored; whether it was of use. One that does not fit is
+    /// refused: the peer keeps it, and the operator decides.
+    pub(super) fn take_recovery(
+        &mut self,
+        from: NodeId,
+        mut blocks: Vec<Block>,
+        certificate: Certificate,
+    ) -> bool {
+        let Some(block) = blocks.pop().filter(|_| blocks.is_empty()) else {
+            return false;
+        };
+        if block.header.era <= self.state.era() {
+            return true;
         }
+        let (height, next) = (block.header.height, self.next_height());
+        if height > next {
+            if let Some(peer) = self.peers.of(from) {
+                peer.next_era = Some(height);
+                peer.tip.height = peer.tip.height.max(height);
+            }
+            self.peers.succeeded(&from);
+            return true;
+        }
+        if height == next {
+            let adopted = self.adopt_recovery(block, certificate).is_ok();
+            if adopted {
+                self.missing_body = false;
+                self.peers.succeeded(&from);
+            }
+            return adopted;
+        }
+        let hash = block.header.hash();
+        if self.judged.replace(hash) != Some(hash) {
+            self.effects.push(Effect::JudgeRecovery(Box::new((block, certificate))));
+        }
+        // It is of no use to ask again soon: nothing follows from it here.
+        false
     }
 
     fn adopt_recovery(
@@ -131,6 +162,7 @@ impl Node {
     ) -> Result<(), RecoveryError> {
         let candidate = self.check(block)?;
         certificate.verify(&candidate.block.header, &self.validators)?;
+        self.driver.leave();
         self.store(candidate, certificate);
         Ok(())
     }

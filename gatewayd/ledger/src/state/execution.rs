@@ -56,7 +56,7 @@ pub struct Execution<'a> {
     base: &'a State,
     pub(super) context: BlockContext,
     /// Changes of the transactions that were applied.
-    block: BTreeMap<Key, Arc<Record>>,
+    pub(super) block: BTreeMap<Key, Arc<Record>>,
     /// Changes of the transaction being applied.
     staged: BTreeMap<Key, Arc<Record>>,
     by_author: BTreeMap<Author, u32>,
@@ -202,7 +202,7 @@ impl<'a> Execution<'a> {
         self.staged.insert(key, Arc::new(record));
     }
 
-    fn record(&self, key: &Key) -> Option<&Record> {
+    pub(super) fn record(&self, key: &Key) -> Option<&Record> {
         let here = self.staged.get(key).or_else(|| self.block.get(key));
         here.map(Arc::as_ref).or_else(|| self.base.record(key))
     }

@@ -19,6 +19,8 @@ pub enum Key {
     Policy,
     /// Which gateways vote.
     Voters,
+    /// When each voter was last seen.
+    Participation,
     /// Nonces and budgets of an author.
     Activity(Author),
     /// The gateway that uses or used a vote key.
@@ -46,6 +48,7 @@ pub enum Key {
 const SITE: u8 = 0x01;
 const POLICY: u8 = 0x02;
 const VOTERS: u8 = 0x03;
+const PARTICIPATION: u8 = 0x04;
 const ACTIVITY: u8 = 0x08;
 const VOTE_KEY: u8 = 0x10;
 const ENDORSEMENT: u8 = 0x11;
@@ -64,6 +67,7 @@ impl Key {
             Self::Site => (SITE, &[]),
             Self::Policy => (POLICY, &[]),
             Self::Voters => (VOTERS, &[]),
+            Self::Participation => (PARTICIPATION, &[]),
             Self::Activity(Author::Operator) => (ACTIVITY, &[]),
             Self::Activity(Author::Node(node)) => (ACTIVITY, &node.0),
             Self::VoteKey(key) => (VOTE_KEY, key.as_bytes()),
@@ -95,6 +99,7 @@ impl Key {
             (SITE, true) => Self::Site,
             (POLICY, true) => Self::Policy,
             (VOTERS, true) => Self::Voters,
+            (PARTICIPATION, true) => Self::Participation,
             (ACTIVITY, true) => Self::Activity(Author::Operator),
             (ACTIVITY, false) => Self::Activity(Author::Node(node()?)),
             (VOTE_KEY, false) => Self::VoteKey(vote_key(id)?),
@@ -141,6 +146,7 @@ mod tests {
             Key::Site,
             Key::Policy,
             Key::Voters,
+            Key::Participation,
             Key::Activity(Author::Operator),
             Key::Activity(Author::Node(node)),
             Key::VoteKey(key),

@@ -15,6 +15,7 @@ pub mod event;
 mod execution;
 pub mod key;
 pub mod map;
+mod participation;
 mod proof;
 pub mod records;
 mod rules;
@@ -29,6 +30,7 @@ pub use error::{ApplyError, StateError, VerifyError};
 pub use event::Event;
 pub use execution::{BlockContext, Change, Execution, Outcome};
 pub use key::Key;
+pub use participation::{Participation, Seen};
 pub use proof::StateProof;
 pub use records::{
     APPROVAL_MS, Approval, Attestation, DOWN_WINDOW, Endorsement, Gateway, JOIN_WINDOW, LightNode,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{activity::Activity, counters::Counters, key::Key};
+use super::{activity::Activity, counters::Counters, key::Key, participation::Participation};
 use crate::{
     codec::{Decode, DecodeError, Decoder, Encode, Encoder, Text, canonical, check_ascending},
     crypto::PublicKey,
@@ -508,6 +508,8 @@ pub enum Record {
     Policy(Policy),
     /// Under [`Key::Voters`].
     Voters(Voters),
+    /// Under [`Key::Participation`].
+    Participation(Participation),
     /// Under [`Key::Activity`].
     Activity(Activity),
     /// Under [`Key::VoteKey`].
@@ -537,6 +539,7 @@ impl Record {
             Self::Site(record) => record.to_bytes(),
             Self::Policy(record) => record.to_bytes(),
             Self::Voters(record) => record.to_bytes(),
+            Self::Participation(record) => record.to_bytes(),
             Self::Activity(record) => record.to_bytes(),
             Self::VoteKey(record) => record.to_bytes(),
             Self::Endorsement(record) => record.to_bytes(),
@@ -559,6 +562,7 @@ impl Record {
             Key::Site => Self::Site(Decode::from_bytes(bytes)?),
             Key::Policy => Self::Policy(Decode::from_bytes(bytes)?),
             Key::Voters => Self::Voters(Decode::from_bytes(bytes)?),
+            Key::Participation => Self::Participation(Decode::from_bytes(bytes)?),
             Key::Activity(_) => Self::Activity(Decode::from_bytes(bytes)?),
             Key::VoteKey(_) => Self::VoteKey(Decode::from_bytes(bytes)?),
             Key::Endorsement(_) => Self::Endorsement(Decode::from_bytes(bytes)?),

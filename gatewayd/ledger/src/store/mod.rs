@@ -5,9 +5,13 @@
 //! transaction. The state is rebuilt from its values at start, so nothing here grows with the
 //! number of blocks but the file. It must not judge: whether a block is valid was decided before.
 
+mod aside;
+mod founding;
+mod meta;
 mod migrations;
 mod rows;
 pub mod schema;
+mod serving;
 mod snapshot;
 mod writer;
 
@@ -19,8 +23,12 @@ use thiserror::Error;
 #[cfg(test)]
 mod tests;
 
+pub use aside::{Aside, newest_aside, own_transactions, set_aside};
+pub use founding::Founding;
+pub use meta::{StartCheck, check_start};
+pub use serving::{Range, SnapshotServer};
 pub use snapshot::{BatchInclusion, HistoryEntry, HistoryPosition, MAX_PAGE, Reader, SetStep};
-pub use writer::{Founding, Loaded, StartCheck, Store, check_start};
+pub use writer::{Loaded, Store};
 
 use crate::codec::DecodeError;
 use crate::ids::Height;
@@ -59,6 +67,16 @@ pub enum StoreError {
         /// Height of the tip.
         tip: Height,
         /// Height of the block.
+        found: Height,
+    },
+    /// A ledger that was set aside here is as new as the snapshot.
+    #[error(
+        "the ledger that was set aside here reached height {aside}; the snapshot is of {found}"
+    )]
+    Older {
+        /// Height of the one that was set aside.
+        aside: Height,
+        /// Height of the snapshot.
         found: Height,
     },
     /// The path is not valid UTF-8.

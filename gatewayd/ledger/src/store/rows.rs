@@ -1,6 +1,6 @@
 //! Rows to values and back; shared by the writer and the readers.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::StoreError;
 use crate::block::{Block, MAX_BLOCK_TRANSACTIONS};
@@ -15,11 +15,10 @@ use crate::validator_set::ValidatorSet;
 pub(super) struct BlockRow {
     pub(super) header: Header,
     pub(super) certificate: Option<Certificate>,
-    last_commit: Option<Vec<u8>>,
-    body: Vec<u8>,
+    body: Option<Vec<u8>>,
 }
 
-const BLOCK_COLUMNS: &str = "header, certificate, last_commit, body";
+const BLOCK_COLUMNS: &str = "header, certificate, body";
 
 pub(super) fn block_row(
     connection: &Connection,
@@ -31,34 +30,37 @@ pub(super) fn block_row(
         .query_row([sql_height(height)?], |row| {
             let header: Vec<u8> = row.get(0)?;
             let certificate: Option<Vec<u8>> = row.get(1)?;
-            Ok((header, certificate, row.get(2)?, row.get(3)?))
+            Ok((header, certificate, row.get(2)?))
         })
         .optional()?;
-    let Some((header, certificate, last_commit, body)) = raw else {
+    let Some((header, certificate, body)) = raw else {
         return Ok(None);
     };
     Ok(Some(BlockRow {
         header: Header::from_bytes(&header)?,
         certificate: certificate.as_deref().map(Certificate::from_bytes).transpose()?,
-        last_commit,
         body,
     }))
 }
 
 impl BlockRow {
-    /// The block, with the parent's certificate from the row below where it is the same.
-    pub(super) fn into_block(self, connection: &Connection) -> Result<Block, StoreError> {
-        let transactions = decode_body(&self.body)?;
-        let last_commit = match (self.header.last_commit_hash, self.last_commit) {
-            (Hash::ZERO, _) => None,
-            (_, Some(bytes)) => Some(Certificate::from_bytes(&bytes)?),
-            (_, None) => certificate(connection, Height(self.header.height.0.saturating_sub(1)))?,
+    /// The block, with the parent's certificate from the row below; none where the header alone
+    /// is kept.
+    pub(super) fn into_block(self, connection: &Connection) -> Result<Option<Block>, StoreError> {
+        let Some(body) = &self.body else {
+            return Ok(None);
         };
-        Ok(Block { header: self.header, transactions, last_commit })
+        let transactions = decode_body(body)?;
+        let last_commit = match self.header.last_commit_hash {
+            Hash::ZERO => None,
+            _ => certificate(connection, Height(self.header.height.0.saturating_sub(1)))?,
+        };
+        Ok(Some(Block { header: self.header, transactions, last_commit }))
     }
 
     pub(super) fn transactions(&self) -> Result<Vec<Transaction>, StoreError> {
-        decode_body(&self.body)
+        let missing = || StoreError::Damaged("the body of an indexed block is missing".into());
+        decode_body(self.body.as_ref().ok_or_else(missing)?)
     }
 }
 
@@ -124,7 +126,39 @@ pub(super) fn subtree(
         .query_row([sql_height(Height(height))?], |row| row.get(0))
         .optional()?;
     let at = level as usize;
-    Ok(joined.and_then(|joined| joined.as_chunks::<32>().0.get(at).copied().map(Hash)))
+    let here = joined.and_then(|joined| joined.as_chunks::<32>().0.get(at).copied().map(Hash));
+    if here.is_some() {
+        return Ok(here);
+    }
+    let peak: Option<[u8; 32]> = connection
+        .prepare_cached("SELECT hash FROM peaks WHERE level = ?1 AND position = ?2")?
+        .query_row(params![level, sql_number(index)?], |row| row.get(0))
+        .optional()?;
+    Ok(peak.map(Hash))
+}
+
+/// The block after which the first known voters began to vote, and those.
+pub(super) fn first_validators(
+    connection: &Connection,
+) -> Result<(Height, ValidatorSet), StoreError> {
+    let found = connection
+        .prepare_cached("SELECT height, validators FROM validator_sets ORDER BY height LIMIT 1")?
+        .query_row([], |row| Ok((number(row, 0)?, row.get::<_, Vec<u8>>(1)?)))
+        .optional()?;
+    let (from, bytes) = found.ok_or_else(|| StoreError::Damaged("no validator set".into()))?;
+    Ok((Height(from.saturating_sub(1)), ValidatorSet::from_bytes(&bytes)?))
+}
+
+/// The peaks of the tree over the first `size` headers, the highest subtree first.
+pub(super) fn peaks(connection: &Connection, size: u64) -> Result<Vec<Hash>, StoreError> {
+    let mut peaks = Vec::new();
+    let mut covered = 0u64;
+    for level in (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1) {
+        let peak = subtree(connection, level, covered >> level)?;
+        peaks.push(peak.ok_or_else(|| StoreError::Damaged("history tree".into()))?);
+        covered += 1 << level;
+    }
+    Ok(peaks)
 }
 
 /// The voters of a height; of genesis those of height 1.

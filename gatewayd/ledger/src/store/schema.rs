@@ -10,7 +10,7 @@ pub(super) const APPLICATION_ID: i32 = 0x6777_6c64;
 /// File name below the data directory.
 pub const FILE_NAME: &str = "ledger.db";
 
-/// Version 1. `meta` holds the genesis record and the start counter.
+/// Version 1. `meta` holds the genesis record, the start counter and what `meta.rs` says.
 pub(super) const VERSION_1: &str = "
     CREATE TABLE meta (
         key TEXT NOT NULL PRIMARY KEY,
@@ -19,15 +19,23 @@ pub(super) const VERSION_1: &str = "
 
     -- subtrees: the history subtrees that this header's hash completes, level 0 first, 32 bytes
     --   each. Level l, index i stands in the row of height ((i + 1) << l) - 1.
-    -- last_commit: null when it equals the certificate of the row below.
+    -- certificate: the one that the block above carries, once that is stored.
+    -- body: null where the header alone is kept.
     CREATE TABLE blocks (
         height INTEGER PRIMARY KEY,
         header BLOB NOT NULL,
         subtrees BLOB NOT NULL,
         certificate BLOB,
-        last_commit BLOB,
-        body BLOB NOT NULL
+        body BLOB
     );
+
+    -- History subtrees whose blocks are not here: from the snapshot that the ledger began with.
+    CREATE TABLE peaks (
+        level INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        hash BLOB NOT NULL,
+        PRIMARY KEY (level, position)
+    ) WITHOUT ROWID;
 
     CREATE TABLE state (
         key BLOB NOT NULL PRIMARY KEY,

@@ -129,14 +129,16 @@ impl Reader {
         rows::header(&self.connection, height)
     }
 
-    /// The block of a height; `None` when there is no such block.
+    /// The block of a height; `None` when there is no such block, or its header alone is kept.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn block(&self, height: Height) -> Result<Option<Block>, StoreError> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let row = rows::block_row(&snapshot, height)?;
-        row.map(|row| row.into_block(&snapshot)).transpose()
+        match rows::block_row(&snapshot, height)? {
+            Some(row) => row.into_block(&snapshot),
+            None => Ok(None),
+        }
     }
 
     /// The certificate of a height; none for genesis.
@@ -174,26 +176,7 @@ impl Reader {
     /// Those of the disk.
     pub fn set_steps(&self, after: Height, limit: usize) -> Result<Vec<SetStep>, StoreError> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let mut statement = snapshot.prepare_cached(
-            "SELECT height, validators FROM validator_sets WHERE height > ?1 + 1
-             ORDER BY height LIMIT ?2",
-        )?;
-        let found = statement
-            .query_map(params![sql_height(after)?, page(limit)], |row| {
-                Ok((rows::number(row, 0)?, row.get::<_, Vec<u8>>(1)?))
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        let missing = || StoreError::Damaged("a block that changed the voters is missing".into());
-        let step = |(from, validators): (u64, Vec<u8>)| {
-            let row = rows::block_row(&snapshot, Height(from.saturating_sub(1)))?;
-            let row = row.ok_or_else(missing)?;
-            Ok(SetStep {
-                header: row.header,
-                certificate: row.certificate.ok_or_else(missing)?,
-                next: ValidatorSet::from_bytes(&validators)?,
-            })
-        };
-        found.into_iter().map(step).collect()
+        set_steps(&snapshot, after, limit)
     }
 
     /// What happened to a node, newest first: registrations, assignments, sessions, changes of
@@ -371,6 +354,34 @@ impl Reader {
             validators: rows::validators(&snapshot, tip_height)?,
         }))
     }
+}
+
+/// See [`Reader::set_steps`].
+pub(super) fn set_steps(
+    connection: &Connection,
+    after: Height,
+    limit: usize,
+) -> Result<Vec<SetStep>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT height, validators FROM validator_sets WHERE height > ?1 + 1
+         ORDER BY height LIMIT ?2",
+    )?;
+    let found = statement
+        .query_map(params![sql_height(after)?, page(limit)], |row| {
+            Ok((rows::number(row, 0)?, row.get::<_, Vec<u8>>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let missing = || StoreError::Damaged("a block that changed the voters is missing".into());
+    let step = |(from, validators): (u64, Vec<u8>)| {
+        let row = rows::block_row(connection, Height(from.saturating_sub(1)))?;
+        let row = row.ok_or_else(missing)?;
+        Ok(SetStep {
+            header: row.header,
+            certificate: row.certificate.ok_or_else(missing)?,
+            next: ValidatorSet::from_bytes(&validators)?,
+        })
+    };
+    found.into_iter().map(step).collect()
 }
 
 fn batch_position(

@@ -6,6 +6,7 @@ use super::*;
 use crate::block::Block;
 use crate::certificate::{Certificate, Signers, Votes};
 use crate::chain::Tip;
+use crate::codec::Encode;
 use crate::fixture::Fixture;
 use crate::merkle::{Tag, root_from_path};
 use crate::node::Decided;
@@ -67,11 +68,18 @@ fn blocks_are_stored_in_order_and_read_back() {
         let height = decided.block.header.height;
         assert_eq!(reader.block(height).unwrap().as_ref(), Some(&decided.block));
         assert_eq!(reader.certificate(height).unwrap().as_ref(), Some(&decided.certificate));
-        let (block, certificate) = store.decided(height).unwrap().unwrap();
-        assert_eq!((block, certificate), (decided.block.clone(), decided.certificate.clone()));
+        let range = store.range(height, 1, 0).unwrap().unwrap();
+        assert_eq!(range.blocks, [decided.block.to_bytes()]);
+        assert_eq!(range.certificate, decided.certificate.to_bytes());
     }
     assert_eq!(reader.tip().unwrap(), chain.tip.header);
     assert!(reader.block(Height(21)).unwrap().is_none());
+    assert_eq!(store.range(Height(21), 5, 1_000).unwrap(), None);
+    let range = store.range(Height(3), 1_000, 1 << 20).unwrap().unwrap();
+    let rest: Vec<_> = blocks[2..].iter().map(|decided| decided.block.to_bytes()).collect();
+    assert_eq!(range.blocks, rest);
+    let size = rest[0].len() + rest[1].len();
+    assert_eq!(store.range(Height(3), 1_000, size).unwrap().unwrap().blocks, rest[..2]);
     let loaded = store.load().unwrap();
     assert_eq!(loaded.tip, chain.tip.header);
 }

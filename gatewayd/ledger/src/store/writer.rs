@@ -2,47 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction as SqlTransaction, params};
+use rusqlite::{Connection, OpenFlags, Transaction as SqlTransaction, params};
 
+use super::meta::GENESIS;
 use super::migrations::{STEPS, migrate};
 use super::rows::{self, BlockRow, sql_height, sql_number};
 use super::schema::FILE_NAME;
 use super::{Reader, StoreError};
 use crate::block::Block;
 use crate::certificate::Certificate;
+use crate::chain::history_leaf;
 use crate::codec::{Decode, Encode};
 use crate::genesis::Genesis;
 use crate::header::Header;
 use crate::ids::{Hash, Height};
-use crate::merkle::{Tag, completed};
+use crate::merkle::completed;
 use crate::node::Decided;
-use crate::state::{Change, Event, State};
+use crate::state::{Change, Event};
 use crate::transaction::{Author, Body, Transaction};
 use crate::validator_set::ValidatorSet;
-
-/// What a new ledger begins with.
-pub struct Founding {
-    /// The genesis record.
-    pub genesis: Genesis,
-    /// The header of height 0.
-    pub header: Header,
-    /// Who votes on block 1.
-    pub validators: ValidatorSet,
-    /// The first entries of the state.
-    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Founding {
-    /// What a genesis record founds.
-    pub fn new(genesis: Genesis) -> Self {
-        Self {
-            header: State::genesis_header(&genesis),
-            validators: genesis.validator_set(),
-            entries: State::from_genesis(&genesis).entries().collect(),
-            genesis,
-        }
-    }
-}
 
 /// What a node starts from.
 pub struct Loaded {
@@ -64,40 +42,11 @@ pub struct Loaded {
 
 /// The database, open for writing. There is one in a process, and one process.
 pub struct Store {
-    connection: Connection,
-    directory: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) directory: PathBuf,
 }
 
 impl Store {
-    /// Founds a ledger in `directory`.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`] when one is there, else those of the disk.
-    pub fn found(directory: &Path, founding: &Founding) -> Result<Self, StoreError> {
-        let path = directory.join(FILE_NAME);
-        if path.exists() {
-            let store = Self::open_file(directory)?;
-            // A founding that was cut off before its one transaction has left an empty schema.
-            if store.is_founded()? {
-                return Err(StoreError::Exists);
-            }
-        }
-        let mut store = Self::open_file(directory)?;
-        let transaction = store.connection.transaction()?;
-        transaction.execute(
-            "INSERT INTO meta (key, value) VALUES ('genesis', ?1)",
-            [founding.genesis.to_bytes()],
-        )?;
-        let no_transactions: &[Transaction] = &[];
-        insert_block(&transaction, &founding.header, None, None, no_transactions)?;
-        insert_validators(&transaction, Height(1), &founding.validators)?;
-        for (key, value) in &founding.entries {
-            write_entry(&transaction, key, value)?;
-        }
-        transaction.commit()?;
-        Ok(store)
-    }
-
     /// Opens the ledger in `directory`, migrating it when it is older than this build.
     ///
     /// # Errors
@@ -117,7 +66,7 @@ impl Store {
         Ok(store)
     }
 
-    fn open_file(directory: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open_file(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE_NAME);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -133,8 +82,8 @@ impl Store {
         Ok(Self { connection, directory: directory.to_path_buf() })
     }
 
-    fn is_founded(&self) -> Result<bool, StoreError> {
-        Ok(self.meta("genesis")?.is_some())
+    pub(super) fn is_founded(&self) -> Result<bool, StoreError> {
+        Ok(self.meta(GENESIS)?.is_some())
     }
 
     /// A reader on the same ledger, with a connection of its own.
@@ -150,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] when something is missing or cannot be read.
     pub fn load(&self) -> Result<Loaded, StoreError> {
-        let genesis = self.meta("genesis")?.ok_or(StoreError::Missing)?;
+        let genesis = self.meta(GENESIS)?.ok_or(StoreError::Missing)?;
         let genesis = Genesis::from_bytes(&genesis)?;
         let height = rows::tip_height(&self.connection)?;
         let row = rows::block_row(&self.connection, height)?;
@@ -159,23 +108,11 @@ impl Store {
         let entries = statement
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        let peaks = self.peaks(height.0 + 1)?;
+        let peaks = rows::peaks(&self.connection, height.0 + 1)?;
         let certifiers = rows::validators(&self.connection, height)?;
         let BlockRow { header: tip, certificate, .. } = row;
         let first = self.first_block()?;
         Ok(Loaded { genesis, tip, certificate, certifiers, peaks, entries, first })
-    }
-
-    /// The peaks of the tree over the first `size` headers.
-    fn peaks(&self, size: u64) -> Result<Vec<Hash>, StoreError> {
-        let mut peaks = Vec::new();
-        let mut covered = 0u64;
-        for level in (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1) {
-            let peak = rows::subtree(&self.connection, level, covered >> level)?;
-            peaks.push(peak.ok_or_else(|| StoreError::Damaged("history tree".into()))?);
-            covered += 1 << level;
-        }
-        Ok(peaks)
     }
 
     /// Writes a decided block, its state changes and its index rows; durable on return.
@@ -200,9 +137,12 @@ impl Store {
                 return Err(StoreError::Order { tip, found: header.height });
             }
             tip = header.height;
-            let last_commit = last_commit.as_ref();
             let certificate = Some(&decided.certificate);
-            insert_block(&transaction, header, certificate, last_commit, transactions)?;
+            if let Some(last_commit) = last_commit {
+                settle_certificate(&transaction, last_commit)?;
+            }
+            let body = Some(rows::encode_body(transactions));
+            insert_block(&transaction, header, certificate, body)?;
             for (position, each) in transactions.iter().enumerate() {
                 insert_batch(&transaction, tip, position, each)?;
             }
@@ -220,54 +160,6 @@ impl Store {
         Ok(())
     }
 
-    /// A decided block with its certificate, for a peer that is behind.
-    ///
-    /// # Errors
-    /// Those of the disk. `None` when the block is not here.
-    pub fn decided(&self, height: Height) -> Result<Option<(Block, Certificate)>, StoreError> {
-        let Some(mut row) = rows::block_row(&self.connection, height)? else {
-            return Ok(None);
-        };
-        let Some(certificate) = row.certificate.take() else {
-            return Ok(None);
-        };
-        Ok(Some((row.into_block(&self.connection)?, certificate)))
-    }
-
-    /// The oldest block that is kept as a whole, with all that follow.
-    fn first_block(&self) -> Result<Height, StoreError> {
-        let Some(bytes) = self.meta("first-block")? else {
-            return Ok(Height(1));
-        };
-        let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("first block".into()))?;
-        Ok(Height(u64::from_be_bytes(bytes)))
-    }
-
-    /// The start counter, as last written.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn counter(&self) -> Result<Option<u64>, StoreError> {
-        let Some(bytes) = self.meta("start-counter")? else {
-            return Ok(None);
-        };
-        let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("start counter".into()))?;
-        Ok(Some(u64::from_be_bytes(bytes)))
-    }
-
-    /// Writes the start counter; durable on return.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn write_counter(&mut self, counter: u64) -> Result<(), StoreError> {
-        self.connection.execute(
-            "INSERT INTO meta (key, value) VALUES ('start-counter', ?1)
-             ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            [counter.to_be_bytes()],
-        )?;
-        Ok(())
-    }
-
     /// Limits the file, so that a test can fill the disk without one.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, more: i64) -> i64 {
@@ -276,14 +168,6 @@ impl Store {
         let set = format!("PRAGMA max_page_count = {}", pages + more);
         self.connection.query_row(&set, [], |row| row.get(0)).unwrap()
     }
-
-    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self
-            .connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-            .optional()?;
-        Ok(value)
-    }
 }
 
 /// A reader in another process may hold a lock for moments.
@@ -291,34 +175,6 @@ const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The log grows to 8 MiB before its pages move into the file: the hot ones move once, not often.
 const CHECKPOINT_PAGES: u32 = 4_000;
-
-/// What the start counter says about the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartCheck {
-    /// Write `next` with [`Store::write_counter`], then increment the NV counter once.
-    Clean {
-        /// The value that both have afterwards.
-        next: u64,
-    },
-    /// The disk is an old copy: the vote key must not be used again.
-    RolledBack {
-        /// What the store holds.
-        stored: Option<u64>,
-        /// What the TPM holds.
-        nv: u64,
-    },
-}
-
-/// Compares the stored start counter with the TPM's. The store is written first, so a crash
-/// between the two leaves it one ahead.
-pub fn check_start(stored: Option<u64>, nv: u64) -> StartCheck {
-    match stored {
-        Some(stored) if stored == nv || stored.checked_sub(1) == Some(nv) => {
-            StartCheck::Clean { next: nv.saturating_add(1) }
-        }
-        stored => StartCheck::RolledBack { stored, nv },
-    }
-}
 
 /// SQLite notices a missing page when it is asked for one; a truncated file is found here.
 fn check_length(connection: &Connection, path: &Path) -> Result<(), StoreError> {
@@ -334,15 +190,15 @@ fn check_length(connection: &Connection, path: &Path) -> Result<(), StoreError> 
     Ok(())
 }
 
-fn insert_block(
+/// Writes the row of a block; without a body its header alone.
+pub(super) fn insert_block(
     transaction: &SqlTransaction<'_>,
     header: &Header,
     certificate: Option<&Certificate>,
-    last_commit: Option<&Certificate>,
-    transactions: &[Transaction],
+    body: Option<Vec<u8>>,
 ) -> Result<(), StoreError> {
     let height = header.height;
-    let leaf = Tag::HISTORY.leaf(&[&header.hash().0]);
+    let leaf = history_leaf(&header.hash());
     let lookup = |level, index| rows::subtree(transaction, level, index).ok().flatten();
     let subtrees: Vec<u8> =
         completed(height.0, leaf, lookup).iter().flat_map(|(_, _, hash)| hash.0).collect();
@@ -350,27 +206,44 @@ fn insert_block(
     if subtrees.len() != complete * 32 {
         return Err(StoreError::Damaged("history tree".into()));
     }
-    let stored = match height.0.checked_sub(1) {
-        Some(parent) => rows::certificate(transaction, Height(parent))?,
-        None => None,
-    };
-    let last_commit = match last_commit {
-        Some(last_commit) if stored.as_ref() != Some(last_commit) => Some(last_commit.to_bytes()),
-        _ => None,
-    };
+    insert_row(transaction, header, &subtrees, certificate, body)
+}
+
+/// Writes a row as it is given; a header that is kept for itself completes no subtree here.
+pub(super) fn insert_row(
+    transaction: &SqlTransaction<'_>,
+    header: &Header,
+    subtrees: &[u8],
+    certificate: Option<&Certificate>,
+    body: Option<Vec<u8>>,
+) -> Result<(), StoreError> {
     transaction
         .prepare_cached(
-            "INSERT INTO blocks (height, header, subtrees, certificate, last_commit, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO blocks (height, header, subtrees, certificate, body)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![
-            sql_height(height)?,
+            sql_height(header.height)?,
             header.to_bytes(),
             subtrees,
             certificate.map(Encode::to_bytes),
-            last_commit,
-            rows::encode_body(transactions),
+            body,
         ])?;
+    Ok(())
+}
+
+/// The certificate that the next block carries is the one of record, on every gateway: it may
+/// have another vote than the one that this gateway decided with.
+fn settle_certificate(
+    transaction: &SqlTransaction<'_>,
+    last_commit: &Certificate,
+) -> Result<(), StoreError> {
+    let bytes = last_commit.to_bytes();
+    transaction
+        .prepare_cached(
+            "UPDATE blocks SET certificate = ?2 WHERE height = ?1 AND certificate IS NOT ?2",
+        )?
+        .execute(params![sql_height(last_commit.height)?, bytes])?;
     Ok(())
 }
 
@@ -414,7 +287,7 @@ fn insert_events(
     Ok(())
 }
 
-fn write_entry(
+pub(super) fn write_entry(
     transaction: &SqlTransaction<'_>,
     key: &[u8],
     value: &[u8],
@@ -428,7 +301,7 @@ fn write_entry(
     Ok(())
 }
 
-fn insert_validators(
+pub(super) fn insert_validators(
     transaction: &SqlTransaction<'_>,
     from: Height,
     validators: &ValidatorSet,

@@ -1,0 +1,334 @@
+//! The side that wants a ledger: asks one member after the other until one has sent a snapshot
+//! that follows from the trusted header.
+//!
+//! `step(now, input) -> effects`, as everywhere: the shell sends what it is told to, feeds what
+//! comes back, and wakes the client at [`Client::next_wake`]. A member that answers wrongly, too
+//! late or with something older than what is known is named and left out for a while; it is
+//! never left out for ever, for it may be the only one that can be reached.
+
+use std::collections::BTreeMap;
+
+use super::snapshot::check_voters;
+use super::snapshot::{Entry, Snapshot, SnapshotError, VerifiedSnapshot, check_form, check_order};
+use super::wire::{Answer, Manifest, Request};
+use crate::codec::{Decode, Encode};
+use crate::consensus::message::Message;
+use crate::header::Header;
+use crate::ids::{Height, NodeId};
+use crate::store::SetStep;
+
+/// What can happen to a client.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A member can be asked from now on.
+    PeerUp(NodeId),
+    /// A member cannot be reached any more, or refused the question.
+    PeerDown(NodeId),
+    /// Bytes of a member: an encoded [`Message::Snapshot`]; anything else is ignored.
+    Answer {
+        /// The member.
+        from: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The time of [`Client::next_wake`] has come.
+    Wake,
+}
+
+/// What the shell must do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Send to a member: an encoded [`Message::SnapshotRequest`].
+    Request {
+        /// The member.
+        to: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A member was of no use; the next one is asked.
+    Failed {
+        /// The member.
+        peer: NodeId,
+        /// Why.
+        error: ClientError,
+    },
+    /// The snapshot is whole and verified: found the store from it.
+    Done(Box<VerifiedSnapshot>),
+}
+
+/// Why a member was of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// What it sent is wrong or old.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// It did not answer in time.
+    #[error("no answer")]
+    Silent,
+    /// It does not serve a snapshot that is new enough.
+    #[error("it has no snapshot to offer")]
+    Nothing,
+    /// The connection ended.
+    #[error("the connection ended")]
+    Lost,
+}
+
+/// Asks for a snapshot; see the module.
+pub struct Client {
+    trusted: Header,
+    sources: BTreeMap<NodeId, Source>,
+    transfer: Option<Transfer>,
+    now_ms: u64,
+    effects: Vec<Effect>,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    failures: u32,
+    /// Not asked before this.
+    after_ms: u64,
+}
+
+/// What one member has sent so far.
+struct Transfer {
+    from: NodeId,
+    /// The question that is open.
+    request: Request,
+    deadline_ms: u64,
+    manifest: Option<Box<Manifest>>,
+    steps: Vec<SetStep>,
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+/// How far a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The member that sends.
+    pub from: Option<NodeId>,
+    /// Height of its snapshot.
+    pub height: Option<Height>,
+    /// State entries that came.
+    pub entries: u64,
+    /// State entries that it says there are.
+    pub of: u64,
+}
+
+/// A member has so long for one answer.
+const ANSWER_MS: u64 = 10_000;
+/// A member that failed is left out for this long, doubled with each time.
+const FIRST_PAUSE_MS: u64 = 1_000;
+const MAX_PAUSE_MS: u64 = 60_000;
+/// No ledger's state or list of voters is larger, in bytes.
+const MAX_BYTES: usize = 512 * 1024 * 1024;
+
+impl Client {
+    /// A client that believes what follows from `trusted`: a header that the light client has
+    /// verified against the site code, or one of the own ledger that is set aside.
+    pub fn new(trusted: Header) -> Self {
+        Self { trusted, sources: BTreeMap::new(), transfer: None, now_ms: 0, effects: Vec::new() }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let none = Progress { from: None, height: None, entries: 0, of: 0 };
+        self.transfer.as_ref().map_or(none, |transfer| Progress {
+            from: Some(transfer.from),
+            height: transfer.manifest.as_ref().map(|manifest| manifest.header.height),
+            entries: transfer.entries.len() as u64,
+            of: transfer.manifest.as_ref().map_or(0, |manifest| manifest.entries),
+        })
+    }
+
+    /// Monotonic time at which the shell feeds [`Input::Wake`], if nothing comes before.
+    pub fn next_wake(&self) -> Option<u64> {
+        match &self.transfer {
+            Some(transfer) => Some(transfer.deadline_ms),
+            None => self.sources.values().map(|source| source.after_ms).min(),
+        }
+    }
+
+    /// Takes one input at monotonic time `now_ms`.
+    pub fn step(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        self.now_ms = now_ms;
+        match input {
+            Input::PeerUp(peer) => {
+                self.sources.entry(peer).or_default();
+            }
+            Input::PeerDown(peer) => {
+                if self.transfer.as_ref().is_some_and(|transfer| transfer.from == peer) {
+                    self.fail(ClientError::Lost);
+                }
+                self.sources.remove(&peer);
+            }
+            Input::Answer { from, bytes } => self.answer(from, &bytes),
+            Input::Wake => {
+                if self.transfer.as_ref().is_some_and(|transfer| transfer.deadline_ms <= now_ms) {
+                    self.fail(ClientError::Silent);
+                }
+            }
+        }
+        self.begin();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Asks the member that has failed least, when nobody is being asked.
+    fn begin(&mut self) {
+        if self.transfer.is_some() {
+            return;
+        }
+        let ready = self.sources.iter().filter(|(_, source)| source.after_ms <= self.now_ms);
+        let best = ready.min_by_key(|(_, source)| source.failures).map(|(peer, _)| *peer);
+        if let Some(from) = best {
+            let transfer = Transfer {
+                from,
+                request: Request::Newest { at_least: self.trusted.height },
+                deadline_ms: 0,
+                manifest: None,
+                steps: Vec::new(),
+                entries: Vec::new(),
+                bytes: 0,
+            };
+            self.ask(transfer);
+        }
+    }
+
+    fn ask(&mut self, mut transfer: Transfer) {
+        transfer.deadline_ms = self.now_ms.saturating_add(ANSWER_MS);
+        let bytes = Message::SnapshotRequest(transfer.request.clone()).to_bytes();
+        self.effects.push(Effect::Request { to: transfer.from, bytes });
+        self.transfer = Some(transfer);
+    }
+
+    fn fail(&mut self, error: ClientError) {
+        let Some(Transfer { from: peer, .. }) = self.transfer.take() else {
+            return;
+        };
+        let source = self.sources.entry(peer).or_default();
+        let pause = FIRST_PAUSE_MS << source.failures.min(6);
+        source.failures = source.failures.saturating_add(1);
+        source.after_ms = self.now_ms.saturating_add(pause.min(MAX_PAUSE_MS));
+        self.effects.push(Effect::Failed { peer, error });
+    }
+
+    fn answer(&mut self, from: NodeId, bytes: &[u8]) {
+        let Some(mut transfer) = self.transfer.take_if(|transfer| transfer.from == from) else {
+            return;
+        };
+        let answer = match Message::from_bytes(bytes) {
+            Ok(Message::Snapshot(answer)) => Ok(answer),
+            // Other traffic of a member.
+            Ok(_) => {
+                self.transfer = Some(transfer);
+                return;
+            }
+            Err(error) => Err(SnapshotError::Decode(error)),
+        };
+        let taken = answer.map_err(ClientError::from).and_then(|answer| {
+            transfer.bytes = transfer.bytes.saturating_add(bytes.len());
+            transfer.take(answer, &self.trusted)
+        });
+        match taken {
+            Ok(Taken::Ignored) => self.transfer = Some(transfer),
+            Ok(Taken::Next(request)) => self.ask(Transfer { request, ..transfer }),
+            Ok(Taken::Whole) => match transfer.finish() {
+                Ok(snapshot) => self.effects.push(Effect::Done(Box::new(snapshot))),
+                Err((transfer, error)) => {
+                    self.transfer = Some(transfer);
+                    self.fail(error.into());
+                }
+            },
+            Err(error) => {
+                self.transfer = Some(transfer);
+                self.fail(error);
+            }
+        }
+    }
+}
+
+/// What an answer was good for.
+enum Taken {
+    /// Late, doubled or not asked for.
+    Ignored,
+    /// Good; ask this next.
+    Next(Request),
+    /// Good, and the last one.
+    Whole,
+}
+
+impl Transfer {
+    fn take(&mut self, answer: Answer, trusted: &Header) -> Result<Taken, ClientError> {
+        if self.bytes > MAX_BYTES {
+            return Err(SnapshotError::TooLarge.into());
+        }
+        match (self.request.clone(), answer) {
+            (Request::Newest { .. }, Answer::Manifest(manifest)) => {
+                manifest.check(trusted)?;
+                let (height, after) = (manifest.header.height, manifest.base);
+                self.manifest = Some(manifest);
+                Ok(Taken::Next(Request::Steps { height, after }))
+            }
+            (
+                Request::Steps { height, after },
+                Answer::Steps { height: of, after: behind, steps, more },
+            ) if (height, after) == (of, behind) => self.take_steps(height, steps, more, trusted),
+            (
+                Request::Entries { height, after },
+                Answer::Entries { height: of, after: behind, entries, more },
+            ) if (height, &after) == (of, &behind) => self.take_entries(height, entries, more),
+            (_, Answer::Gone { .. }) => Err(ClientError::Nothing),
+            _ => Ok(Taken::Ignored),
+        }
+    }
+
+    fn take_steps(
+        &mut self,
+        height: Height,
+        steps: Vec<SetStep>,
+        more: bool,
+        trusted: &Header,
+    ) -> Result<Taken, ClientError> {
+        self.steps.extend(steps);
+        if more {
+            // An answer that promises more and brings nothing would go on for ever.
+            let last = self.steps.last().map(|step| step.header.height);
+            let asked = match self.request {
+                Request::Steps { after, .. } => after,
+                _ => Height::GENESIS,
+            };
+            let after = last.filter(|last| *last > asked).ok_or(SnapshotError::Order)?;
+            return Ok(Taken::Next(Request::Steps { height, after }));
+        }
+        let manifest = self.manifest.as_ref().ok_or(ClientError::Nothing)?;
+        check_voters(manifest, &self.steps, trusted)?;
+        Ok(Taken::Next(Request::Entries { height, after: Vec::new() }))
+    }
+
+    fn take_entries(
+        &mut self,
+        height: Height,
+        entries: Vec<Entry>,
+        more: bool,
+    ) -> Result<Taken, ClientError> {
+        let last = self.entries.last().map(|(key, _)| key.as_slice());
+        check_order(last, &entries)?;
+        check_form(&entries)?;
+        if !more {
+            self.entries.extend(entries);
+            return Ok(Taken::Whole);
+        }
+        let after = entries.last().map(|(key, _)| key.clone()).ok_or(SnapshotError::Order)?;
+        self.entries.extend(entries);
+        Ok(Taken::Next(Request::Entries { height, after }))
+    }
+
+    /// The state's root decides about all that came.
+    fn finish(mut self) -> Result<VerifiedSnapshot, (Self, SnapshotError)> {
+        let Some(manifest) = self.manifest.take() else {
+            return Err((self, SnapshotError::History));
+        };
+        let (steps, entries) = (std::mem::take(&mut self.steps), std::mem::take(&mut self.entries));
+        let snapshot = Snapshot { manifest: *manifest, steps, entries };
+        snapshot.verify_entries().map_err(|error| (self, error))
+    }
+}

@@ -7,6 +7,8 @@ use rusqlite::params;
 use super::rows::{self, sql_height};
 use super::snapshot::set_steps;
 use super::{Reader, Store, StoreError};
+use crate::block::Block;
+use crate::certificate::Certificate;
 use crate::codec::{Decode, Encode, Encoder};
 use crate::header::Header;
 use crate::ids::{Hash, Height};
@@ -70,6 +72,20 @@ impl Store {
             below = row;
         }
         Ok((!range.blocks.is_empty()).then_some(range))
+    }
+
+    /// A decided block with its certificate.
+    ///
+    /// # Errors
+    /// Those of the disk. `None` when the block is not here.
+    pub fn decided(&self, height: Height) -> Result<Option<(Block, Certificate)>, StoreError> {
+        let Some(mut row) = rows::block_row(&self.connection, height)? else {
+            return Ok(None);
+        };
+        let Some(certificate) = row.certificate.take() else {
+            return Ok(None);
+        };
+        Ok(row.into_block(&self.connection)?.map(|block| (block, certificate)))
     }
 
     /// The row below `from` and `count` rows from there.

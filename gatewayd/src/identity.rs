@@ -165,7 +165,9 @@ impl Folder {
         }
         let (info, vote, counter) = self.make_keys(tpm)?;
 
-        let unattested = request.unattested || about.is_software;
+        // Where software TPMs are let in, a founder on one waits to be attested like every other,
+        // so that a second gateway can be admitted. What it is stays loud in status.
+        let unattested = request.unattested;
         let policy = Policy { insecure_software_tpm_sites: insecure, ..Policy::default() };
         let salt = Hash(random()?);
         let founder = found(tpm, &info, &vote, &salt, unattested)?;

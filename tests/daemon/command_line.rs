@@ -151,8 +151,8 @@ fn what_is_not_there_ends_with_5_and_nonsense_with_2() -> Result<()> {
     for arguments in [
         &["prove", "ln1nonsense", "--out", proof][..],
         &["operator", "act", "dance", "--request", proof],
-        &["site", "policy", "colour=red", "--request", proof],
-        &["site", "policy", "batch_interval_ms=-1", "--request", proof],
+        &["site", "policy", "set", "colour=red", "--request", proof],
+        &["site", "policy", "set", "batch_interval_ms=-1", "--request", proof],
         &["pair", "serial", "not/absolute", "--line", "/dev/null"],
         &["ledger", "show", "-1"],
         &["sensor", "history", "x", "--limit", "0"],
@@ -203,7 +203,7 @@ fn the_operator_acts_in_one_step_and_in_three() -> Result<()> {
         let site = gateway.ctl_json(&["site", "show"])?;
         Ok(site["policy"][name].as_str().context("a policy")?.to_owned())
     };
-    let act = [&["site", "policy", "registrations_per_hour=77"], &signing[..]].concat();
+    let act = [&["site", "policy", "set", "registrations_per_hour=77"], &signing[..]].concat();
     let done = gateway.ctl_json(&act)?;
     ensure!(done["height"].as_u64().is_some_and(|height| height > 0), "{done}");
     ensure!(policy("registrations_per_hour")?.contains("77"), "the policy is as before");
@@ -211,7 +211,7 @@ fn the_operator_acts_in_one_step_and_in_three() -> Result<()> {
     let file = gateway.dir.path().join("act.request");
     let file = text(&file)?;
     let step =
-        |way: &str| ["site", "policy", "registrations_per_hour=88", way, file].map(String::from);
+        |way: &str| ["site", "policy", "set", "registrations_per_hour=88", way, file].map(String::from);
     let run = |way: &str, code: i32| -> Result<String> {
         let arguments = step(way);
         gateway.ctl_code(code, &arguments.each_ref().map(String::as_str))
@@ -230,7 +230,7 @@ fn the_operator_acts_in_one_step_and_in_three() -> Result<()> {
     let other = Gateway::with_site()?;
     let (foreign, _) = other.operator_key();
     let foreign = ["--operator-key", text(&foreign)?, "--passphrase-file", passphrase, "--yes"];
-    let act = [&["site", "policy", "registrations_per_hour=99"], &foreign[..]].concat();
+    let act = [&["site", "policy", "set", "registrations_per_hour=99"], &foreign[..]].concat();
     gateway.ctl_code(4, &act)?;
     ensure!(policy("registrations_per_hour")?.contains("88"), "a stranger changed the policy");
     Ok(())

@@ -223,7 +223,7 @@ impl Gateway {
         let (key, passphrase) = self.operator_key();
         let (key, passphrase) = (text(&key)?, text(&passphrase)?);
         let signing = ["--operator-key", key, "--passphrase-file", passphrase, "--yes"];
-        let act = ["site", "policy", "receipts=2"];
+        let act = ["site", "policy", "set", "receipts=2"];
         self.ctl_json(&[&act[..], &signing].concat())?;
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod acts;
 mod admissions;
 mod doctor;
+mod gateways;
 mod joining;
 mod proofs;
 mod record;

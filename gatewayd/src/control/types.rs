@@ -172,6 +172,47 @@ pub struct DoctorCheck {
     pub fix: String,
 }
 
+/// One member gateway.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GatewayInfo {
+    /// `gw1…`.
+    pub id: String,
+    /// Whether it is this gateway.
+    pub own: bool,
+    /// Label on the record: `full, coordinator`.
+    pub label: String,
+    /// Standing on the record.
+    pub standing: String,
+    /// Height of the block that changed the standing last.
+    pub standing_since: u64,
+    /// The reason given then; empty for the first standing.
+    pub reason: String,
+    /// `attested`, `stale`, `unverified` or `unattested`.
+    pub attestation: &'static str,
+    /// The same as a sentence.
+    pub attestation_words: String,
+    /// Time of the block that recorded its attestation, ms since 1970.
+    pub attested_ms: Option<u64>,
+    /// Whether its vote counts.
+    pub voter: bool,
+    /// Whether the record counts it as online.
+    pub online: bool,
+    /// Whether this gateway hears it now; always true of itself.
+    pub connected: bool,
+    /// Where it is connected.
+    pub address: Option<String>,
+    /// Height of its newest block, as far as it is known here.
+    pub height: Option<u64>,
+    /// Height of the block that made it a member.
+    pub member_since: u64,
+    /// Counts its returns.
+    pub liveness_epoch: u32,
+    /// Identity public key, hex.
+    pub identity_key: String,
+    /// Vote public key, hex.
+    pub vote_key: String,
+}
+
 /// One sensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SensorInfo {

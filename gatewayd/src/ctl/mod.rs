@@ -4,6 +4,7 @@
 mod config;
 mod doctor;
 mod exit;
+mod gateway;
 mod generate;
 mod identity;
 mod ledger;
@@ -11,6 +12,7 @@ mod monitor;
 mod operator;
 mod output;
 mod pair;
+mod policy;
 mod prompt;
 mod prove;
 mod reading;
@@ -75,6 +77,9 @@ enum Command {
     /// Pair a sensor
     #[command(subcommand)]
     Pair(pair::Command),
+    /// Gateways of the site
+    #[command(subcommand)]
+    Gateway(gateway::Command),
     /// Sensors of the site
     #[command(subcommand)]
     Sensor(sensor::Command),
@@ -142,6 +147,7 @@ async fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Status => status::run(session().await?, output).await,
         Command::Site(command) => site::run(command, session().await?, output).await,
         Command::Pair(command) => pair::run(command, &session().await?, output).await,
+        Command::Gateway(command) => gateway::run(command, session().await?, output).await,
         Command::Sensor(command) => sensor::run(command, session().await?, output).await,
         Command::Reading(command) => reading::run(command, session().await?, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),

@@ -77,6 +77,13 @@ pub(super) struct Signing {
     yes: bool,
 }
 
+impl Signing {
+    /// Whether a signed file is submitted: nothing has to be looked up any more.
+    pub(super) fn applies(&self) -> bool {
+        self.way.apply.is_some()
+    }
+}
+
 /// One of the three.
 #[derive(Args)]
 #[group(required = true, multiple = false)]

@@ -132,7 +132,8 @@ pub(super) fn show(sensor: &Value, output: &mut Output) -> Result<(), Failure> {
     ])?)
 }
 
-fn history(entries: Vec<Value>, output: &mut Output) -> Result<(), Failure> {
+/// Prints what the record says of one node.
+pub(super) fn history(entries: Vec<Value>, output: &mut Output) -> Result<(), Failure> {
     let row = |entry: &Value| {
         vec![text(entry, "height"), local_time(entry, "time_ms"), text(entry, "what")]
     };

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::exit::Failure;
 use super::operator::{self, Signing};
 use super::output::{Output, plain, text};
-use super::prompt;
 use super::session::{Session, json};
+use super::{policy, prompt};
 use crate::dbus::client::Arguments;
 use crate::operator_key;
 
@@ -25,15 +25,9 @@ pub(super) enum Command {
     /// The card to print and keep: what others need to trust this site
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.Site")]
     Card,
-    /// Change the site's policy (an operator act)
-    #[command(after_help = operator::CALLS)]
-    Policy {
-        /// Settings as KEY=VALUE
-        #[arg(required = true, value_parser = operator::setting)]
-        settings: Vec<(String, String)>,
-        #[command(flatten)]
-        signing: Signing,
-    },
+    /// Show and change the rules that all gateways agree on
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Go on after the record was rolled back or its voters were lost (an operator act)
     #[command(after_help = operator::CALLS)]
     Recover {
@@ -80,9 +74,7 @@ pub(super) async fn run(
             output.value(&site)?;
             card(&site, output)
         }
-        Command::Policy { settings, signing } => {
-            operator::perform("policy", &settings, &signing, &session, output).await
-        }
+        Command::Policy(command) => policy::run(command, session, output).await,
         Command::Recover { signing } => {
             operator::perform("recover", &[], &signing, &session, output).await
         }

@@ -10,6 +10,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedVariant, connection, fdo, 
 
 use super::attestation::AttestationProxy;
 use super::error::Error;
+use super::gateway::GatewayProxy;
 use super::ledger::LedgerProxy;
 use super::manager::ManagerProxy;
 use super::pairing::PairingProxy;
@@ -79,6 +80,15 @@ impl Client {
     pub async fn sensor(&self, id_or_name: &str) -> Result<SensorProxy<'static>, Error> {
         let path = self.manager().await?.find_sensor(id_or_name.into()).await?;
         Ok(uncached(SensorProxy::builder(&self.connection).path(path)).build().await?)
+    }
+
+    /// Proxy of one gateway, by `gw1…`, by an unambiguous beginning of it, or `self`.
+    ///
+    /// # Errors
+    /// There is no such gateway, or no daemon.
+    pub async fn gateway(&self, id: &str) -> Result<GatewayProxy<'static>, Error> {
+        let path = self.manager().await?.find_gateway(id.into()).await?;
+        Ok(uncached(GatewayProxy::builder(&self.connection).path(path)).build().await?)
     }
 
     /// Everything the daemon signals from now on.

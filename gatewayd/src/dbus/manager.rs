@@ -9,9 +9,8 @@ use zbus::{Connection, OwnedObjectPath};
 use super::error::Error;
 use super::gate::{Action, Gate, caller_name};
 use super::options::{Options, bounded_text, exactly};
-use super::sensor::object_path;
 use super::variant::Dict;
-use super::{MAX_NAME, dict, dicts};
+use super::{MAX_NAME, dict, dicts, gateway, sensor};
 use crate::control::{Control, InitSite, Status};
 
 /// Longest operator act, bytes.
@@ -115,7 +114,20 @@ impl Manager {
     async fn find_sensor(&self, name: String) -> Result<OwnedObjectPath, Error> {
         let _place = self.gate.read()?;
         let name = bounded_text("name", name, MAX_NAME)?;
-        object_path(&self.control.sensor(&name).await?.id)
+        sensor::object_path(&self.control.sensor(&name).await?.id)
+    }
+
+    /// All gateways of the site, each as its `Describe` says; voters first.
+    async fn list_gateways(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.gateways().await?)
+    }
+
+    /// Object of a gateway, by `gw1…`, by an unambiguous beginning of it, or `self`.
+    async fn find_gateway(&self, id: String) -> Result<OwnedObjectPath, Error> {
+        let _place = self.gate.read()?;
+        let id = bounded_text("id", id, MAX_NAME)?;
+        gateway::object_path(&self.control.gateway(&id).await?.id)
     }
 
     /// Version of the daemon.

@@ -3,6 +3,7 @@
 //! ```text
 //! /org/gatewayd/Gateway1                 ObjectManager, Manager, Pairing, Ledger, Attestation
 //! /org/gatewayd/Gateway1/sensors/ln1…    Sensor
+//! /org/gatewayd/Gateway1/gateways/gw1…   Gateway
 //! ```
 //!
 //! One file an interface, holding server and proxy. Handlers check, send, await and map the error;
@@ -13,6 +14,7 @@ pub mod attestation;
 pub mod client;
 pub mod error;
 mod gate;
+pub mod gateway;
 pub mod ledger;
 pub mod manager;
 mod objects;

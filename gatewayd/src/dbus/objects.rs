@@ -12,13 +12,14 @@ use zbus::{Connection, connection};
 
 use super::attestation::Attestation;
 use super::gate::Gate;
+use super::gateway::{self, Gateway};
 use super::ledger::Ledger;
 use super::manager::Manager;
 use super::pairing::Pairing;
 use super::sensor::{Sensor, Shown, object_path};
 use super::{PATH, dict};
 use crate::config::Bus;
-use crate::control::{Control, Event, ReadingInfo, SensorInfo, Status};
+use crate::control::{Control, Event, GatewayInfo, ReadingInfo, SensorInfo, Status};
 
 /// Most `Reading` signals a second: the bus is for people and home automation, and every signal
 /// costs two processes. Readings beyond it are durable all the same and can be listed.
@@ -35,6 +36,7 @@ pub(super) struct Objects {
     status: Arc<Status>,
     pairing_state: &'static str,
     sensors: HashMap<Arc<str>, Arc<Mutex<Arc<Shown>>>>,
+    gateways: HashMap<String, Arc<Mutex<Arc<GatewayInfo>>>>,
     texts: HashSet<Arc<str>>,
     reading_signals: Budget,
 }
@@ -74,6 +76,7 @@ impl Objects {
             status,
             pairing_state,
             sensors: HashMap::new(),
+            gateways: HashMap::new(),
             texts: HashSet::new(),
             reading_signals: Budget { since: Instant::now(), used: 0 },
         })
@@ -96,6 +99,25 @@ impl Objects {
         }
         for info in listed {
             self.put_sensor(info).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the gateway objects those of the record.
+    pub(super) async fn list_gateways(&mut self) -> zbus::Result<()> {
+        // Without a site, or while starting, there are none.
+        let listed = self.own.0.gateways().await.unwrap_or_default();
+        let now: HashSet<&str> = listed.iter().map(|info| info.id.as_str()).collect();
+        let gone: Vec<String> =
+            self.gateways.keys().filter(|id| !now.contains(id.as_str())).cloned().collect();
+        for id in gone {
+            self.gateways.remove(&id);
+            if let Ok(path) = gateway::object_path(&id) {
+                self.connection.object_server().remove::<Gateway, _>(&path).await?;
+            }
+        }
+        for info in listed {
+            self.put_gateway(info).await?;
         }
         Ok(())
     }
@@ -132,7 +154,8 @@ impl Objects {
         if old.state != new.state || self.sensors.len() != new.sensors as usize {
             self.list_sensors().await?;
         }
-        Ok(())
+        // There are a hundred at most, and their properties change with the record.
+        self.list_gateways().await
     }
 
     /// Announces another state of the pairing window.
@@ -169,6 +192,24 @@ impl Objects {
         let shown = Arc::new(Mutex::new(new));
         server.at(&path, Sensor { own: Arc::clone(&self.own), shown: Arc::clone(&shown) }).await?;
         self.sensors.insert(id, shown);
+        Ok(())
+    }
+
+    async fn put_gateway(&mut self, info: GatewayInfo) -> zbus::Result<()> {
+        let Ok(path) = gateway::object_path(&info.id) else { return Ok(()) };
+        let (id, new) = (info.id.clone(), Arc::new(info));
+        let server = self.connection.object_server();
+        if let Some(shown) = self.gateways.get(&id) {
+            let old = {
+                let mut current = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *current, new)
+            };
+            let object: InterfaceRef<Gateway> = server.interface(&path).await?;
+            return object.get().await.announce(object.signal_emitter(), &old).await;
+        }
+        let shown = Arc::new(Mutex::new(new));
+        server.at(&path, Gateway { own: Arc::clone(&self.own), shown: Arc::clone(&shown) }).await?;
+        self.gateways.insert(id, shown);
         Ok(())
     }
 

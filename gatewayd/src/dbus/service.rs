@@ -82,6 +82,7 @@ impl Service {
         let mut pairings = self.control.pairing_changes();
         let mut objects = Objects::publish(&self.control, &self.bus, self.default_baud).await?;
         objects.list_sensors().await?;
+        objects.list_gateways().await?;
         let connection = objects.connection().clone();
         connection.request_name_with_flags(NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
         self.state.send_replace(BusState::Held);

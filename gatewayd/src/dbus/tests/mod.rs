@@ -32,6 +32,8 @@ async fn a_gateway_without_a_site_answers() {
     assert_eq!(pairing.state().await.expect("property"), "idle");
     let no_site = manager.site().await.expect_err("no site");
     assert!(matches!(no_site, Error::NotInitialised(_)), "{no_site:?}");
+    let no_gateway = manager.list_gateways().await.expect_err("no site");
+    assert!(matches!(no_gateway, Error::NotInitialised(_)), "{no_gateway:?}");
     let no_block = client.ledger().await.expect(MULTI).head().await.expect_err("no site");
     assert!(matches!(no_block, Error::NotInitialised(_)), "{no_block:?}");
 }
@@ -58,6 +60,7 @@ async fn absurd_arguments_are_named() {
         ("no signature", manager.submit_operator_act(vec![1], vec![]).await.err()),
         ("endless act", manager.submit_operator_act(vec![1; 100_000], vec![0; 64]).await.err()),
         ("long sensor", manager.find_sensor(long()).await.err()),
+        ("long gateway", manager.find_gateway(long()).await.err()),
         ("how", open("telepathy", serial()).await.err()),
         ("no port", open("serial", Arguments::default().text("code", "c")).await.err()),
         ("no code", open("serial", Arguments::default().text("port", "p")).await.err()),

@@ -1,0 +1,171 @@
+//! The gateways of the site as people read them: what the record says of each, and what this
+//! gateway hears of it.
+
+use ledger::ids::NodeId;
+use ledger::state::{Attestation, Gateway, State};
+
+use super::{Control, ControlError, GatewayInfo, HistoryEntry, Result};
+use crate::sensors::settings::hex;
+use crate::site::Running;
+use crate::status::attestation_word;
+
+/// Shortest beginning of an ID that names a gateway: `gw1` and four characters of its own.
+const MIN_PREFIX: usize = 7;
+
+impl Control {
+    /// All gateways that the record knows, voters first.
+    ///
+    /// # Errors
+    /// No site runs.
+    pub async fn gateways(&self) -> Result<Vec<GatewayInfo>> {
+        let parts = self.parts()?;
+        gateways(&parts).await
+    }
+
+    /// One gateway by `gw1…`, by an unambiguous beginning of it, or `self`.
+    ///
+    /// # Errors
+    /// None, or several of that beginning.
+    pub async fn gateway(&self, id: &str) -> Result<GatewayInfo> {
+        let parts = self.parts()?;
+        let own = parts.gateway.to_gateway_string();
+        choose(gateways(&parts).await?, if id == "self" { &own } else { id })
+    }
+
+    /// Changes of a gateway on the record, newest first; batches are left out.
+    ///
+    /// # Errors
+    /// No such gateway; the store cannot be read.
+    pub async fn gateway_history(&self, id: &str, limit: u32) -> Result<Vec<HistoryEntry>> {
+        // One that was replaced is still on the record: a whole ID is enough.
+        let id = match NodeId::parse(id) {
+            Ok(_) => id.to_owned(),
+            Err(_) => self.gateway(id).await?.id,
+        };
+        self.sensor_history(&id, limit).await
+    }
+}
+
+/// All gateways, voters first, then in the order of their IDs.
+pub(crate) async fn gateways(parts: &Running) -> Result<Vec<GatewayInfo>> {
+    let own = parts.gateway;
+    let list = parts.ledger.view(move |state| {
+        let one = |(node, gateway): (&NodeId, &Gateway)| describe(state, node, gateway, own);
+        state.gateways().map(one).collect::<Vec<_>>()
+    });
+    let mut list = list.await?;
+    list.sort_by(|a, b| b.voter.cmp(&a.voter).then_with(|| a.id.cmp(&b.id)));
+    Ok(list)
+}
+
+fn describe(state: &State, node: &NodeId, gateway: &Gateway, own: NodeId) -> GatewayInfo {
+    let attested_ms = match gateway.attestation {
+        Attestation::Attested { time_ms, .. } => Some(time_ms),
+        Attestation::Unverified | Attestation::Unattested => None,
+    };
+    let (attestation, attestation_words) = attestation(&gateway.attestation);
+    GatewayInfo {
+        id: node.to_gateway_string(),
+        own: *node == own,
+        label: label(gateway.full, gateway.coordinator).into(),
+        standing: gateway.standing.standing.word().into(),
+        standing_since: gateway.standing.since.0,
+        reason: gateway.standing.reason.as_str().into(),
+        attestation,
+        attestation_words,
+        attested_ms,
+        voter: state.voters().contains(node),
+        online: gateway.online,
+        connected: *node == own,
+        address: None,
+        height: None,
+        member_since: gateway.member_since.0,
+        liveness_epoch: gateway.liveness_epoch,
+        identity_key: hex(gateway.identity.as_bytes()),
+        vote_key: hex(gateway.vote_key.as_bytes()),
+    }
+}
+
+/// A label in words.
+pub(crate) fn label(full: bool, coordinator: bool) -> &'static str {
+    match (full, coordinator) {
+        (true, true) => "full, coordinator",
+        (true, false) => "full",
+        (false, true) => "coordinator",
+        (false, false) => "none",
+    }
+}
+
+/// An attestation as a word and as a sentence.
+fn attestation(attestation: &Attestation) -> (&'static str, String) {
+    let words = match attestation {
+        Attestation::Unverified => "no other gateway has checked its TPM yet".into(),
+        Attestation::Unattested => {
+            "UNATTESTED: its TPM is a software one; whoever copies its disk copies the gateway"
+                .into()
+        }
+        Attestation::Attested { height, .. } => {
+            format!("a quorum of the voters attested its TPM at height {height}")
+        }
+    };
+    (attestation_word(attestation), words)
+}
+
+/// The gateway with this ID, or with the only ID that begins so.
+fn choose(list: Vec<GatewayInfo>, id: &str) -> Result<GatewayInfo> {
+    let not_found = || ControlError::NotFound { what: "gateway", name: id.to_owned() };
+    if id.len() < MIN_PREFIX || !id.starts_with("gw1") {
+        return Err(not_found());
+    }
+    let mut found = list.into_iter().filter(|gateway| gateway.id.starts_with(id));
+    let first = found.next().ok_or_else(not_found)?;
+    match found.next() {
+        None => Ok(first),
+        Some(_) => {
+            let what = format!("several gateways begin with {id}: give more of the ID");
+            Err(ControlError::InvalidArgument(what))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(id: &str) -> GatewayInfo {
+        GatewayInfo {
+            id: id.into(),
+            own: false,
+            label: label(true, true).into(),
+            standing: "active".into(),
+            standing_since: 0,
+            reason: String::new(),
+            attestation: "attested",
+            attestation_words: String::new(),
+            attested_ms: None,
+            voter: true,
+            online: true,
+            connected: true,
+            address: None,
+            height: None,
+            member_since: 0,
+            liveness_epoch: 0,
+            identity_key: String::new(),
+            vote_key: String::new(),
+        }
+    }
+
+    #[test]
+    fn gateways_are_named_by_the_beginning_of_their_id() {
+        let list = || vec![gateway("gw1qqqq5xyz"), gateway("gw1qqqq7abc"), gateway("gw1zzzz7")];
+        let chosen = |id| choose(list(), id).map(|gateway| gateway.id);
+        assert_eq!(chosen("gw1qqqq5").expect("one"), "gw1qqqq5xyz");
+        assert_eq!(chosen("gw1zzzz7").expect("one"), "gw1zzzz7");
+        let several = chosen("gw1qqqq").expect_err("two");
+        assert!(several.to_string().contains("more of the ID"), "{several}");
+        for id in ["", "gw1", "gw1zzz", "zzzz7", "gw1zzzz77", "ln1zzzz7"] {
+            let none = chosen(id).expect_err(id);
+            assert!(matches!(none, ControlError::NotFound { what: "gateway", .. }), "{id}: {none}");
+        }
+    }
+}

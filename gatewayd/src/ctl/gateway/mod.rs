@@ -1,0 +1,151 @@
+//! `gatewayctl gateway`.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::exit::Failure;
+use super::operator::{self, Signing};
+use super::output::{Output, local_time, text};
+use super::session::{Session, json, json_list};
+
+/// What can be done with gateways.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// All gateways of the site
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListGateways")]
+    List,
+    /// Everything about one gateway
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.Describe")]
+    Show {
+        /// Its ID (`gw1…`), the beginning of it, or `self`
+        #[arg(default_value = "self")]
+        gateway: String,
+    },
+    /// Changes of a gateway on the record, newest first
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.History")]
+    History {
+        /// Its ID (`gw1…`), the beginning of it, or `self`
+        #[arg(default_value = "self")]
+        gateway: String,
+        /// How many changes
+        #[arg(long, default_value_t = 50,
+              value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Take all rights from a gateway until it is pardoned (an operator act)
+    #[command(after_help = operator::CALLS)]
+    Suspend(Judgement),
+    /// Refuse a gateway for ever under its identity (an operator act)
+    #[command(after_help = operator::CALLS)]
+    Revoke(Judgement),
+    /// Give a gateway its rights back (an operator act)
+    #[command(after_help = operator::CALLS)]
+    Pardon(Judgement),
+}
+
+/// An act that changes a standing.
+#[derive(Args)]
+pub(super) struct Judgement {
+    /// Its ID (`gw1…`) or the beginning of it
+    gateway: String,
+    /// Why, in a sentence; recorded for ever
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    signing: Signing,
+}
+
+pub(super) async fn run(
+    command: Command,
+    session: Session,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    match command {
+        Command::List => {
+            let gateways = json_list(session.client.manager().await?.list_gateways().await)?;
+            list(gateways, output)
+        }
+        Command::Show { gateway } => {
+            let gateway = json(session.client.gateway(&gateway).await?.describe().await)?;
+            output.value(&gateway)?;
+            show(&gateway, output)
+        }
+        Command::History { gateway, limit } => {
+            let entries = json_list(session.client.gateway(&gateway).await?.history(limit).await)?;
+            super::sensor::history(entries, output)
+        }
+        Command::Suspend(judgement) => judge("suspend", judgement, &session, output).await,
+        Command::Revoke(judgement) => judge("revoke", judgement, &session, output).await,
+        Command::Pardon(judgement) => judge("pardon", judgement, &session, output).await,
+    }
+}
+
+async fn judge(
+    kind: &str,
+    judgement: Judgement,
+    session: &Session,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let Judgement { gateway, reason, signing } = judgement;
+    let node = if signing.applies() { gateway } else { whole_id(&gateway, session).await? };
+    let settings = [("node".to_owned(), node), ("reason".to_owned(), reason)];
+    operator::perform(kind, &settings, &signing, session, output).await
+}
+
+/// The whole ID of a gateway.
+async fn whole_id(gateway: &str, session: &Session) -> Result<String, Failure> {
+    let found = json(session.client.gateway(gateway).await?.describe().await)?;
+    Ok(text(&found, "id"))
+}
+
+fn list(gateways: Vec<Value>, output: &mut Output) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = gateways.iter().map(row).collect();
+    output.value(&Value::Array(gateways))?;
+    let heading =
+        ["STANDING", "ATTESTATION", "VOTER", "CONNECTED", "HEIGHT", "LABEL", "MEMBER SINCE", "ID"];
+    Ok(output.table(&heading, &rows, "no gateways yet: `gatewayctl site init` founds a site")?)
+}
+
+fn row(gateway: &Value) -> Vec<String> {
+    let own = if gateway["own"] == true { " (this one)" } else { "" };
+    vec![
+        text(gateway, "standing"),
+        text(gateway, "attestation"),
+        yes_no(&gateway["voter"]),
+        yes_no(&gateway["connected"]),
+        text(gateway, "height"),
+        text(gateway, "label"),
+        format!("height {}", text(gateway, "member_since")),
+        format!("{}{own}", text(gateway, "id")),
+    ]
+}
+
+fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
+    let standing = format!(
+        "{} since height {}",
+        text(gateway, "standing"),
+        text(gateway, "standing_since")
+    );
+    Ok(output.list(&[
+        ("ID", text(gateway, "id")),
+        ("This gateway", yes_no(&gateway["own"])),
+        ("Label", text(gateway, "label")),
+        ("Standing", standing),
+        ("Reason", text(gateway, "reason")),
+        ("Attestation", text(gateway, "attestation_words")),
+        ("Attested", local_time(gateway, "attested_ms")),
+        ("Voter", yes_no(&gateway["voter"])),
+        ("Online", yes_no(&gateway["online"])),
+        ("Connected", yes_no(&gateway["connected"])),
+        ("Address", text(gateway, "address")),
+        ("Height", text(gateway, "height")),
+        ("Member since", format!("height {}", text(gateway, "member_since"))),
+        ("Returns", text(gateway, "liveness_epoch")),
+        ("Identity key", text(gateway, "identity_key")),
+        ("Vote key", text(gateway, "vote_key")),
+    ])?)
+}
+
+fn yes_no(value: &Value) -> String {
+    if *value == Value::Bool(true) { "yes" } else { "no" }.into()
+}

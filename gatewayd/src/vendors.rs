@@ -36,11 +36,7 @@ const ST: &str = "STMicroelectronics";
 
 /// All known roots, by vendor.
 pub const ROOTS: [VendorRoot; 20] = [
-    root(
-        AMD,
-        "AMD Root CA R4",
-        "853d5c5abe1fe97bddb62db0aecb4888a52c83353645cf70b12289d62257e78d",
-    ),
+    root(AMD, "AMD Root CA R4", "853d5c5abe1fe97bddb62db0aecb4888a52c83353645cf70b12289d62257e78d"),
     root(
         INFINEON,
         "Infineon OPTIGA(TM) ECC Root CA",

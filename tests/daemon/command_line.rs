@@ -210,8 +210,9 @@ fn the_operator_acts_in_one_step_and_in_three() -> Result<()> {
 
     let file = gateway.dir.path().join("act.request");
     let file = text(&file)?;
-    let step =
-        |way: &str| ["site", "policy", "set", "registrations_per_hour=88", way, file].map(String::from);
+    let step = |way: &str| {
+        ["site", "policy", "set", "registrations_per_hour=88", way, file].map(String::from)
+    };
     let run = |way: &str, code: i32| -> Result<String> {
         let arguments = step(way);
         gateway.ctl_code(code, &arguments.each_ref().map(String::as_str))

@@ -161,6 +161,12 @@ impl Certificate {
         &self.sha256
     }
 
+    /// Whether it may vouch for others (RFC 5280, 4.2.1.9).
+    #[must_use]
+    pub fn is_authority(&self) -> bool {
+        self.basic_constraints.as_ref().is_some_and(|constraints| constraints.ca)
+    }
+
     /// The subject as text, at most 120 characters, without control characters.
     #[must_use]
     pub fn subject(&self) -> String {

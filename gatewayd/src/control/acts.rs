@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 
 use ledger::codec::{Decode, Encode, Text};
 use ledger::crypto::{PublicKey, Signature};
+use ledger::genesis::FounderAttestation;
 use ledger::ids::NodeId;
 use ledger::operator::Request as ActRequest;
-use ledger::policy::Policy;
+use ledger::state::State;
 use ledger::transaction::{
-    Author, Body, Draft, NodeAct, OperatorRotation, Survivor, Suspend, SuspendCause, VoteKeyProof,
-    vote_key_digest, vote_possession_digest,
+    Author, Body, Draft, GatewayApproval, NodeAct, OperatorRotation, Reason, Replace, Survivor,
+    Suspend, SuspendCause, VoteKeyProof, vote_key_digest, vote_possession_digest,
 };
 
-use super::{CommittedInfo, Control, ControlError, Result, blocking, storage};
+use super::gateways::MIN_PREFIX;
+use super::policy::changed;
+use super::{AdmissionInfo, CommittedInfo, Control, ControlError, Result, blocking, storage};
+use crate::admission::verifier::Introduced;
 use crate::clock;
 use crate::identity::{Folder, identity_key, normalized};
 use crate::sensors::settings::unhex;
@@ -21,7 +25,8 @@ use crate::site::{Request, Running};
 /// How long a prepared act may be signed and submitted, ms: a walk to the safe and back.
 const VALID_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
-type Options = BTreeMap<String, String>;
+/// Options of an act.
+pub(super) type Options = BTreeMap<String, String>;
 
 impl Control {
     /// Bytes of an operator act, to be signed with the operator key.
@@ -120,28 +125,39 @@ impl Control {
     }
 }
 
+/// Makes the body of an act from the state.
+type Make = Box<dyn FnOnce(&State) -> Result<Body> + Send>;
+
 async fn act(parts: &Running, kind: &str, options: Options) -> Result<Draft> {
-    let policy = parts.ledger.view(|state| state.policy().clone()).await?;
-    let body = body(kind, &options, policy)?;
-    let draft = parts.ledger.with_node(move |node| Draft {
-        chain_id: node.state().chain_id(),
-        era: node.state().era(),
-        author: Author::Operator,
-        nonce: next_nonce(node.state()),
-        expiry: node.tip().time_ms.max(clock::wall_ms()).saturating_add(VALID_MS),
-        attachment: None,
-        body,
+    let make: Make = match kind {
+        "policy" => Box::new(move |state| Ok(Body::Policy(Box::new(changed(state, &options)?)))),
+        "approve" => approval(parts, &options).await?,
+        "replace" => replacement(parts, &options).await?,
+        _ => {
+            let body = body(kind, &options)?;
+            Box::new(move |_| Ok(body))
+        }
+    };
+    let draft = parts.ledger.with_node(move |node| {
+        Ok(Draft {
+            chain_id: node.state().chain_id(),
+            era: node.state().era(),
+            author: Author::Operator,
+            nonce: next_nonce(node.state()),
+            expiry: node.tip().time_ms.max(clock::wall_ms()).saturating_add(VALID_MS),
+            attachment: None,
+            body: make(node.state())?,
+        })
     });
-    draft.await
+    draft.await?
 }
 
 fn next_nonce(state: &ledger::state::State) -> u64 {
     state.activity(&Author::Operator).map_or(0, |activity| activity.nonce_highest) + 1
 }
 
-fn body(kind: &str, options: &Options, policy: Policy) -> Result<Body> {
+fn body(kind: &str, options: &Options) -> Result<Body> {
     Ok(match kind {
-        "policy" => changed(policy, options)?.into(),
         "suspend" => {
             let NodeAct { node, reason } = node_act(options)?;
             Body::Suspend(Suspend { node, reason, cause: SuspendCause::Operator })
@@ -160,7 +176,8 @@ fn body(kind: &str, options: &Options, policy: Policy) -> Result<Body> {
             Body::OperatorRotation(OperatorRotation { new_key, possession })
         }
         _ => {
-            let kinds = "policy, suspend, pardon, revoke, recover, rotate-operator";
+            let kinds = "policy, approve, suspend, pardon, revoke, replace, recover, \
+                         rotate-operator";
             return Err(invalid(&format!("unknown act `{kind}`; there are {kinds}")));
         }
     })
@@ -168,35 +185,115 @@ fn body(kind: &str, options: &Options, policy: Policy) -> Result<Body> {
 
 fn node_act(options: &Options) -> Result<NodeAct> {
     no_more(options, &["node", "reason"])?;
-    let node = options.get("node").ok_or_else(|| invalid("node=ID is missing"))?;
-    let (_, node) = NodeId::parse(node).map_err(|error| invalid(&error))?;
-    let reason = options.get("reason").ok_or_else(|| invalid("reason=TEXT is missing"))?;
-    let reason = Text::new(reason.as_str()).map_err(|error| invalid(&error))?;
-    Ok(NodeAct { node, reason })
+    Ok(NodeAct { node: node_option(options)?, reason: reason_option(options)? })
 }
 
-/// The policy with some of its numbers changed.
-fn changed(mut policy: Policy, options: &Options) -> Result<Policy> {
-    for (key, value) in options {
-        let wrong = || invalid(&format!("{key}: `{value}` is not a number in range"));
-        let number = || value.parse::<u32>().map_err(|_| wrong());
-        match key.as_str() {
-            "block_interval_ms" => policy.block_interval_ms = number()?,
-            "batch_interval_ms" => policy.batch_interval_ms = number()?,
-            "offline_after_ms" => policy.offline_after_ms = number()?,
-            "receipts" => policy.receipts = u8::try_from(number()?).map_err(|_| wrong())?,
-            "nodes_per_sponsor" => policy.nodes_per_sponsor = number()?,
-            "registrations_per_hour" => policy.registrations_per_hour = number()?,
-            "transactions_per_author" => policy.transactions_per_author = number()?,
-            "refusals_per_hour" => policy.refusals_per_hour = number()?,
-            "operator_approval" => {
-                policy.operator_approval = value.parse().map_err(|_| wrong())?;
-            }
-            _ => return Err(invalid(&format!("unknown policy setting `{key}`"))),
+fn node_option(options: &Options) -> Result<NodeId> {
+    let node = options.get("node").ok_or_else(|| invalid("node=ID is missing"))?;
+    Ok(NodeId::parse(node).map_err(|error| invalid(&error))?.1)
+}
+
+fn reason_option(options: &Options) -> Result<Reason> {
+    let reason = options.get("reason").ok_or_else(|| invalid("reason=TEXT is missing"))?;
+    Text::new(reason.as_str()).map_err(|error| invalid(&error))
+}
+
+/// Lets a newcomer in that was appraised here, as it was appraised.
+async fn approval(parts: &Running, options: &Options) -> Result<Make> {
+    no_more(options, &["node", "pin"])?;
+    let newcomer = newcomer(parts, options, "node").await?;
+    let pin = match options.get("pin").map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(invalid("pin is true or false")),
+    };
+    approvable(&newcomer, pin)?;
+    let introduced = introduced(parts, &newcomer).await?;
+    Ok(Box::new(move |state| {
+        let policy_hash = state.policy().attestation_hash();
+        // What was shown was judged by another policy: it is judged anew within minutes.
+        if policy_hash.to_string() != newcomer.policy_hash {
+            let what = "the attestation policy has changed since this gateway was appraised; it \
+                        asks again by itself: look again in a minute";
+            return Err(ControlError::Refused(what.into()));
         }
+        Ok(Body::GatewayApproval(GatewayApproval {
+            identity: introduced.identity,
+            ek_digest: introduced.ek_digest,
+            label: introduced.label,
+            policy_hash,
+            pin,
+        }))
+    }))
+}
+
+/// Whether an approval would be of use.
+fn approvable(newcomer: &AdmissionInfo, pin: bool) -> Result<()> {
+    match newcomer.state {
+        "refused" => Err(ControlError::Refused(format!(
+            "{} does not pass, and an approval does not change that: {}",
+            newcomer.id, newcomer.reason
+        ))),
+        _ if newcomer.needs_pin && !pin => Err(ControlError::Refused(format!(
+            "nobody the site trusts vouches for the TPM of {} ({}): add the vendor's anchor \
+             (`gatewayctl site policy anchor add`), or approve it with --pin if you know this very \
+             TPM",
+            newcomer.id, newcomer.tpm
+        ))),
+        _ => Ok(()),
     }
-    policy.check().map_err(|error| invalid(&error))?;
-    Ok(policy)
+}
+
+/// Moves a gateway's place to a newcomer that asked here: a new mainboard.
+async fn replacement(parts: &Running, options: &Options) -> Result<Make> {
+    no_more(options, &["node", "new", "reason"])?;
+    let (old, reason) = (node_option(options)?, reason_option(options)?);
+    let newcomer = newcomer(parts, options, "new").await?;
+    let introduced = introduced(parts, &newcomer).await?;
+    let attestation = match introduced.manufacturer.is_software() {
+        true => FounderAttestation::Unattested,
+        false => FounderAttestation::Unverified,
+    };
+    let replace = Replace {
+        old,
+        identity: introduced.identity,
+        vote: introduced.vote,
+        ek_digest: introduced.ek_digest,
+        ak_name: introduced.ak_name,
+        ek_kind: introduced.ek_kind.number(),
+        tpm_model: introduced.tpm_model,
+        label: introduced.label,
+        attestation,
+        reason,
+    };
+    Ok(Box::new(move |_| Ok(Body::Replace(Box::new(replace)))))
+}
+
+/// The newcomer that an option names: its ID, or the beginning of it.
+async fn newcomer(parts: &Running, options: &Options, key: &str) -> Result<AdmissionInfo> {
+    let id = options.get(key).ok_or_else(|| invalid(&format!("{key}=ID is missing")))?;
+    choose_newcomer(parts.admission.pending().await?, id)
+}
+
+async fn introduced(parts: &Running, newcomer: &AdmissionInfo) -> Result<Introduced> {
+    let (_, node) = NodeId::parse(&newcomer.id).map_err(|error| invalid(&error))?;
+    let introduced = parts.admission.introduced(node).await?;
+    introduced.ok_or_else(|| not_asking(&newcomer.id))
+}
+
+fn choose_newcomer(pending: Vec<AdmissionInfo>, id: &str) -> Result<AdmissionInfo> {
+    let mut found = pending.into_iter().filter(|newcomer| newcomer.id.starts_with(id));
+    match (found.next(), found.next()) {
+        (Some(newcomer), None) if id.len() >= MIN_PREFIX => Ok(newcomer),
+        (Some(_), Some(_)) => {
+            Err(invalid(&format!("several newcomers begin with {id}: give more of the ID")))
+        }
+        _ => Err(not_asking(id)),
+    }
+}
+
+fn not_asking(id: &str) -> ControlError {
+    ControlError::NotFound { what: "newcomer that asks here", name: id.to_owned() }
 }
 
 fn hex_option(options: &Options, key: &str) -> Result<Vec<u8>> {
@@ -211,6 +308,6 @@ fn no_more(options: &Options, known: &[&str]) -> Result<()> {
     }
 }
 
-fn invalid(what: &(impl std::fmt::Display + ?Sized)) -> ControlError {
+pub(super) fn invalid(what: &(impl std::fmt::Display + ?Sized)) -> ControlError {
     ControlError::InvalidArgument(what.to_string())
 }

@@ -10,7 +10,7 @@ use crate::site::Running;
 use crate::status::attestation_word;
 
 /// Shortest beginning of an ID that names a gateway: `gw1` and four characters of its own.
-const MIN_PREFIX: usize = 7;
+pub(super) const MIN_PREFIX: usize = 7;
 
 impl Control {
     /// All gateways that the record knows, voters first.

@@ -8,7 +8,9 @@ mod admissions;
 mod doctor;
 mod gateways;
 mod joining;
+pub mod policy;
 mod proofs;
+mod proposing;
 mod record;
 mod types;
 

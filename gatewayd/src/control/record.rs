@@ -1,15 +1,13 @@
 //! The record as people read it: head, blocks, history, proofs. Reads are snapshots of the store.
 
-use std::collections::BTreeMap;
-
 use ledger::block::Block;
 use ledger::certificate::Signers;
 use ledger::ids::{Height, NodeId};
-use ledger::policy::{Policy, VoterRule};
 use ledger::proof::Anchor;
 use ledger::store::Reader;
 use ledger::transaction::{Author, Body, Draft, SuspendCause, Transaction};
 
+use super::policy::policy_words;
 use super::{
     BlockInfo, Control, ControlError, HistoryEntry, Result, SiteInfo, TransactionInfo, blocking,
     storage,
@@ -243,65 +241,4 @@ fn membership_sentence(body: &Body) -> String {
         // Told above.
         other => format!("{:?}", other.kind()),
     }
-}
-
-fn policy_words(policy: &Policy) -> BTreeMap<String, String> {
-    let Policy {
-        state_version,
-        block_interval_ms,
-        batch_interval_ms,
-        offline_after_ms,
-        receipts,
-        nodes_per_sponsor,
-        registrations_per_hour,
-        transactions_per_author,
-        refusals_per_hour,
-        profile,
-        operator_approval,
-        coordinator_attestation,
-        insecure_software_tpm_sites,
-        ek_anchors,
-        voters,
-        activation_after_ms,
-        attestation_valid_s,
-        pcrs,
-        reference_values,
-        next_version,
-    } = policy;
-    let pcrs: Vec<String> =
-        (0..24).filter(|pcr| pcrs & (1 << pcr) != 0).map(|pcr: u32| pcr.to_string()).collect();
-    let next = next_version.map_or("none".into(), |next| {
-        format!("{} from height {} on", next.state_version, next.height)
-    });
-    [
-        ("state_version", state_version.to_string()),
-        ("block_interval_ms", block_interval_ms.to_string()),
-        ("batch_interval_ms", batch_interval_ms.to_string()),
-        ("offline_after_ms", offline_after_ms.to_string()),
-        ("receipts", receipts.to_string()),
-        ("nodes_per_sponsor", nodes_per_sponsor.to_string()),
-        ("registrations_per_hour", registrations_per_hour.to_string()),
-        ("transactions_per_author", transactions_per_author.to_string()),
-        ("refusals_per_hour", refusals_per_hour.to_string()),
-        ("profile", format!("{profile:?}")),
-        ("operator_approval", operator_approval.to_string()),
-        ("coordinator_attestation", coordinator_attestation.to_string()),
-        ("insecure_software_tpm_sites", insecure_software_tpm_sites.to_string()),
-        ("ek_anchors", ek_anchors.len().to_string()),
-        (
-            "voters",
-            match voters {
-                VoterRule::OneThenFour => "1-then-4".into(),
-                VoterRule::All => "all".into(),
-            },
-        ),
-        ("activation_after_ms", activation_after_ms.to_string()),
-        ("attestation_valid_s", attestation_valid_s.to_string()),
-        ("pcrs", pcrs.join(",")),
-        ("reference_values", reference_values.len().to_string()),
-        ("next_version", next),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
 }

@@ -213,6 +213,23 @@ pub struct GatewayInfo {
     pub vote_key: String,
 }
 
+/// A document that the policy names.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PolicyDocument {
+    /// `anchor` or `reference-values`.
+    pub kind: &'static str,
+    /// SHA-256, hex: its name.
+    pub sha256: String,
+    /// Of an anchor: subject of the certificate.
+    pub subject: Option<String>,
+    /// Of an anchor: vendor and name of the published fingerprint that it has.
+    pub vendor: Option<String>,
+    /// Of reference values: when they cease to hold, ms since 1970; absent when never.
+    pub until_ms: Option<u64>,
+    /// Length, bytes.
+    pub bytes: u64,
+}
+
 /// One sensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SensorInfo {

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use zbus::Connection;
+use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
-use super::dict;
 use super::error::Error;
-use super::gate::Gate;
+use super::gate::{Action, Gate};
+use super::options::bounded_text;
 use super::variant::Dict;
+use super::{MAX_NAME, dict};
 use crate::control::{Control, Status};
 
 /// Serves the interface.
@@ -29,6 +32,25 @@ impl Attestation {
     async fn identity(&self) -> Result<Dict, Error> {
         let _place = self.gate.read()?;
         dict(&self.control.identity().await?)
+    }
+
+    /// How a gateway stands with its attestation, by `gw1…`: until when it holds, and the newest
+    /// appraisal that was made here.
+    async fn of_gateway(&self, id: String) -> Result<Dict, Error> {
+        let _place = self.gate.read()?;
+        let id = bounded_text("id", id, MAX_NAME)?;
+        dict(&self.control.attestation_of(&id).await?)
+    }
+
+    /// Renews the attestation of this gateway now; returns when that is committed.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn renew(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageIdentity).await?;
+        dict(&self.control.renew_attestation().await?)
     }
 
     /// `attested`, `unverified` or `unattested`; empty when there is no site.

@@ -33,6 +33,10 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) enum Action {
     /// Founding a site.
     ManageSite,
+    /// Joining a site, and giving that up.
+    JoinSite,
+    /// Renewing the attestation of this gateway.
+    ManageIdentity,
     /// Pairing a sensor.
     Pair,
     /// Renaming and forgetting sensors.
@@ -46,6 +50,8 @@ impl Action {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ManageSite => "org.gatewayd.gateway1.manage-site",
+            Self::JoinSite => "org.gatewayd.gateway1.join-site",
+            Self::ManageIdentity => "org.gatewayd.gateway1.manage-identity",
             Self::Pair => "org.gatewayd.gateway1.pair",
             Self::ManageSensors => "org.gatewayd.gateway1.manage-sensors",
             Self::OperatorAct => "org.gatewayd.gateway1.operator-act",

@@ -11,13 +11,16 @@ use super::gate::{Action, Gate, caller_name};
 use super::options::{Options, bounded_text, exactly};
 use super::variant::Dict;
 use super::{MAX_NAME, dict, dicts, gateway, sensor};
-use crate::control::{Control, InitSite, Status};
+use crate::control::{Control, InitSite, JoinSite, Status};
 
 /// Longest operator act, bytes.
 const MAX_ACT: usize = ledger::operator::MAX_ACT;
 
-/// Longest option of an operator act, bytes.
-const MAX_ACT_OPTION: usize = 4096;
+/// Longest option of an operator act, bytes: a bundle of certificates in base64.
+const MAX_ACT_OPTION: usize = 2 * MAX_ACT;
+
+/// Longest site code or address, bytes.
+const MAX_ADDRESS: usize = 256;
 
 /// Serves the interface.
 pub(crate) struct Manager {
@@ -69,6 +72,81 @@ impl Manager {
         let unattested = options.flag("unattested")?;
         options.finish()?;
         dict(&self.control.init_site(InitSite { name, operator_key, unattested }).await?)
+    }
+
+    /// Begins to join a site; the daemon goes on by itself. `site_code`: what members are checked
+    /// against. Options: `address` (s) of a member, `discover` (b), `full` (b), `coordinator` (b).
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn join(
+        &self,
+        site_code: String,
+        options: Dict,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::JoinSite).await?;
+        let site_code = bounded_text("site_code", site_code, MAX_ADDRESS)?;
+        let mut options = Options::new(options)?;
+        let request = JoinSite {
+            address: options.text("address", MAX_ADDRESS)?,
+            discover: options.flag("discover")?,
+            full: options.flag("full")?,
+            coordinator: options.flag("coordinator")?,
+            site_code,
+        };
+        options.finish()?;
+        if request.address.is_none() && !request.discover {
+            return Err(Error::InvalidArgument("`address` or `discover` is needed".into()));
+        }
+        if !request.full && !request.coordinator {
+            return Err(Error::InvalidArgument("`full`, `coordinator` or both are needed".into()));
+        }
+        dict(&self.control.join_site(request).await?)
+    }
+
+    /// Gives up a join that is not done.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn abandon_join(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let _caller = self.gate.change(connection, &header, Action::JoinSite).await?;
+        Ok(self.control.abandon_join().await?)
+    }
+
+    /// Where the join of this gateway stands, and what each voter said.
+    async fn join_progress(&self) -> Result<Dict, Error> {
+        let _place = self.gate.read()?;
+        dict(&self.control.join_progress())
+    }
+
+    /// Newcomers that asked here to become members, as this gateway appraised them.
+    async fn list_admissions(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.admissions().await?)
+    }
+
+    /// Documents that the policy names: EK anchors and reference values.
+    async fn list_policy_documents(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.policy_documents().await?)
+    }
+
+    /// Documents of reference values that accept what this gateway has booted, for the operator to
+    /// add. `gateway`: its ID, or `self`; `profile`: `measured` or `measured+ima`.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn propose_reference_values(
+        &self,
+        gateway: String,
+        profile: String,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let _caller = self.gate.change(connection, &header, Action::OperatorAct).await?;
+        let gateway = bounded_text("gateway", gateway, MAX_NAME)?;
+        let profile = bounded_text("profile", profile, MAX_NAME)?;
+        Ok(self.control.propose_reference_values(&gateway, &profile).await?)
     }
 
     /// Bytes of an operator act with the caller's name inside, for the operator key to sign.

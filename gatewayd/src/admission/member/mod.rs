@@ -37,7 +37,7 @@ use super::founder::Shown;
 use super::logs::MachineLogs;
 use super::membership::Readiness;
 use super::messages::Label;
-use super::verifier::{Now, Trust, Verifier};
+use super::verifier::{Introduced, Now, Trust, Verifier};
 use crate::clock;
 use crate::control::{AdmissionInfo, AttestationInfo, CommittedInfo, ControlError, Event, Result};
 use crate::ledger_task;
@@ -91,6 +91,7 @@ pub struct Handle(mpsc::Sender<Ask>);
 /// What management asks.
 enum Ask {
     Pending(oneshot::Sender<Result<Vec<AdmissionInfo>>>),
+    Introduced(NodeId, oneshot::Sender<Result<Option<Introduced>>>),
     Attestation(NodeId, oneshot::Sender<Result<AttestationInfo>>),
     Renew(oneshot::Sender<Result<CommittedInfo>>),
 }
@@ -102,6 +103,14 @@ impl Handle {
     /// The ledger is not running.
     pub async fn pending(&self) -> Result<Vec<AdmissionInfo>> {
         self.ask(Ask::Pending).await
+    }
+
+    /// The keys of a newcomer that asked here: what an act of the operator names.
+    ///
+    /// # Errors
+    /// The task is not running.
+    pub async fn introduced(&self, node: NodeId) -> Result<Option<Introduced>> {
+        self.ask(|reply| Ask::Introduced(node, reply)).await
     }
 
     /// How a member stands with its attestation.

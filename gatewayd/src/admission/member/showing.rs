@@ -15,6 +15,9 @@ impl Member {
                 // Who has gone away is not told; likewise below.
                 let _ = reply.send(self.newcomers().await);
             }
+            Ask::Introduced(node, reply) => {
+                let _ = reply.send(Ok(self.verifier.newcomer(&node).cloned()));
+            }
             Ask::Attestation(node, reply) => {
                 let _ = reply.send(self.attestation(node).await);
             }

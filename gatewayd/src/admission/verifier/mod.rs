@@ -183,6 +183,11 @@ impl Verifier {
         self.pending.stand(node)
     }
 
+    /// The keys of a newcomer that asked here.
+    pub fn newcomer(&self, node: &NodeId) -> Option<&Introduced> {
+        self.pending.introduced(node)
+    }
+
     /// The newest appraisal of a member made here.
     pub fn appraised(&self, node: &NodeId) -> Option<&AppraisalInfo> {
         self.kept.get(node).map(|kept| &kept.info)

@@ -93,6 +93,12 @@ impl Pending {
         found.map(|newcomer| &newcomer.stand)
     }
 
+    /// Its keys.
+    pub(super) fn introduced(&self, node: &NodeId) -> Option<&Introduced> {
+        let found = self.0.iter().find(|newcomer| newcomer.introduced.node == *node);
+        found.map(|newcomer| &newcomer.introduced)
+    }
+
     /// All, for people.
     pub(super) fn list(&self) -> Vec<AdmissionInfo> {
         self.0.iter().map(Newcomer::info).collect()

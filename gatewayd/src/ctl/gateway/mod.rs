@@ -1,5 +1,8 @@
 //! `gatewayctl gateway`.
 
+mod approve;
+mod join;
+
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -32,6 +35,21 @@ pub(super) enum Command {
               value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
+    /// Join a site with this gateway; shows each step until it is a member
+    #[command(after_help = join::CALLS)]
+    Join(join::Arguments),
+    /// Where the join of this gateway stands
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.JoinProgress")]
+    Progress,
+    /// Newcomers that asked here to become members
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissions")]
+    Pending,
+    /// Let a newcomer in, within 30 days (an operator act)
+    #[command(after_help = approve::CALLS)]
+    Approve(approve::Approve),
+    /// Move a gateway's place to a newcomer with another TPM, at once (an operator act)
+    #[command(after_help = approve::CALLS)]
+    Replace(approve::Replace),
     /// Take all rights from a gateway until it is pardoned (an operator act)
     #[command(after_help = operator::CALLS)]
     Suspend(Judgement),
@@ -74,6 +92,11 @@ pub(super) async fn run(
             let entries = json_list(session.client.gateway(&gateway).await?.history(limit).await)?;
             super::sensor::history(entries, output)
         }
+        Command::Join(arguments) => join::run(arguments, session, output).await,
+        Command::Progress => join::progress(session, output).await,
+        Command::Pending => approve::pending(session, output).await,
+        Command::Approve(arguments) => approve::approve(arguments, &session, output).await,
+        Command::Replace(arguments) => approve::replace(arguments, &session, output).await,
         Command::Suspend(judgement) => judge("suspend", judgement, &session, output).await,
         Command::Revoke(judgement) => judge("revoke", judgement, &session, output).await,
         Command::Pardon(judgement) => judge("pardon", judgement, &session, output).await,
@@ -121,11 +144,8 @@ fn row(gateway: &Value) -> Vec<String> {
 }
 
 fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
-    let standing = format!(
-        "{} since height {}",
-        text(gateway, "standing"),
-        text(gateway, "standing_since")
-    );
+    let standing =
+        format!("{} since height {}", text(gateway, "standing"), text(gateway, "standing_since"));
     Ok(output.list(&[
         ("ID", text(gateway, "id")),
         ("This gateway", yes_no(&gateway["own"])),

@@ -52,6 +52,8 @@ async fn absurd_arguments_are_named() {
     let key = vec![2; 33];
     let long = || "n".repeat(1_000_000);
     let unknown = Arguments::default().flag("attested", true).dict();
+    let full = || Arguments::default().flag("full", true);
+    let discover = || Arguments::default().flag("discover", true);
     let results = [
         ("short key", manager.init_site("s".into(), vec![2; 32], none()).await.err()),
         ("long key", manager.init_site("s".into(), vec![2; 100_000], none()).await.err()),
@@ -60,6 +62,9 @@ async fn absurd_arguments_are_named() {
         ("no signature", manager.submit_operator_act(vec![1], vec![]).await.err()),
         ("endless act", manager.submit_operator_act(vec![1; 100_000], vec![0; 64]).await.err()),
         ("long sensor", manager.find_sensor(long()).await.err()),
+        ("no address", manager.join("gws1".into(), full().dict()).await.err()),
+        ("no label", manager.join("gws1".into(), discover().dict()).await.err()),
+        ("long site code", manager.join(long(), none()).await.err()),
         ("long gateway", manager.find_gateway(long()).await.err()),
         ("how", open("telepathy", serial()).await.err()),
         ("no port", open("serial", Arguments::default().text("code", "c")).await.err()),
@@ -80,8 +85,11 @@ async fn absurd_arguments_are_named() {
 }
 
 /// Changing methods with arguments that are right in form, as `busctl` writes them.
-const CHANGES: [(&str, &[&str]); 6] = [
+const CHANGES: [(&str, &[&str]); 9] = [
     ("Manager.InitSite", &["saya{sv}", "s", "1", "2", "0"]),
+    ("Manager.Join", &["sa{sv}", "gws1", "0"]),
+    ("Manager.AbandonJoin", &[]),
+    ("Attestation.Renew", &[]),
     ("Manager.PrepareOperatorAct", &["sa{sv}", "policy", "0"]),
     ("Manager.SubmitOperatorAct", &["ayay", "1", "1", "1", "1"]),
     ("Pairing.Open", &["sa{sv}", "serial", "0"]),
@@ -129,6 +137,9 @@ impl Polkit {
 async fn polkit_decides_about_each_change_by_its_action() {
     let actions = [
         "org.gatewayd.gateway1.manage-site",
+        "org.gatewayd.gateway1.join-site",
+        "org.gatewayd.gateway1.join-site",
+        "org.gatewayd.gateway1.manage-identity",
         "org.gatewayd.gateway1.operator-act",
         "org.gatewayd.gateway1.operator-act",
         "org.gatewayd.gateway1.pair",

@@ -1,11 +1,14 @@
 //! `gatewayctl site policy`.
 
+mod anchors;
+mod references;
+
 use clap::Subcommand;
 
-use super::exit::Failure;
-use super::operator::{self, Signing};
-use super::output::{Output, plain};
-use super::session::{Session, json};
+use crate::ctl::exit::Failure;
+use crate::ctl::operator::{self, Signing};
+use crate::ctl::output::{Output, plain};
+use crate::ctl::session::{Session, json};
 
 /// What can be done with the policy.
 #[derive(Subcommand)]
@@ -22,6 +25,15 @@ pub(super) enum Command {
         #[command(flatten)]
         signing: Signing,
     },
+    /// Certificates of TPM vendors that may vouch for a gateway's TPM
+    #[command(subcommand)]
+    Anchor(anchors::Command),
+    /// Reference values: what may boot on a gateway
+    #[command(subcommand)]
+    Reference(references::Command),
+    /// Propose reference values from what a gateway has measured, for the operator to add
+    #[command(after_help = references::CALLS)]
+    ProposeFrom(references::Propose),
 }
 
 pub(super) async fn run(
@@ -34,6 +46,9 @@ pub(super) async fn run(
         Command::Set { settings, signing } => {
             operator::perform("policy", &settings, &signing, &session, output).await
         }
+        Command::Anchor(command) => anchors::run(command, &session, output).await,
+        Command::Reference(command) => references::run(command, &session, output).await,
+        Command::ProposeFrom(arguments) => references::propose(arguments, &session, output).await,
     }
 }
 

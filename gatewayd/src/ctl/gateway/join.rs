@@ -1,0 +1,253 @@
+//! `gatewayctl gateway join`: on the newcomer. The daemon joins; this shows how far it is.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json as object};
+
+use crate::ctl::exit::{Exit, Failure};
+use crate::ctl::output::{Output, local_time, printable, text};
+use crate::ctl::session::{Session, json};
+use crate::dbus::client::Arguments as Options;
+
+/// Calls, for the help.
+pub(super) const CALLS: &str =
+    "D-Bus: org.gatewayd.Gateway1.Manager.Join, JoinProgress, AbandonJoin";
+
+/// How often the progress is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Which site, and how it is found.
+#[derive(Args)]
+pub(in crate::ctl) struct Arguments {
+    /// Any member of the site: HOST, HOST:PORT or [ADDRESS]:PORT
+    #[arg(required_unless_present_any = ["discover", "abandon"])]
+    address: Option<String>,
+    /// Look for members on the local network, too
+    #[arg(long)]
+    discover: bool,
+    /// The site code from the site card: members are checked against it before anything is said
+    #[arg(long, value_name = "CODE", required_unless_present = "abandon")]
+    site: Option<String>,
+    /// What this gateway is to be
+    #[arg(long, value_enum, default_value_t = Label::Both)]
+    label: Label,
+    /// Do not wait: the daemon goes on by itself, `gatewayctl gateway progress` tells
+    #[arg(long)]
+    no_wait: bool,
+    /// Give up the join that is under way
+    #[arg(long, conflicts_with_all = ["address", "discover", "site", "no_wait"])]
+    abandon: bool,
+}
+
+/// The label that is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Label {
+    /// Full node: keeps the record and the readings, may vote
+    Full,
+    /// Coordinator: takes join requests of sensors and assigns them
+    Coordinator,
+    /// Both
+    Both,
+}
+
+pub(super) async fn run(
+    arguments: Arguments,
+    session: Session,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let manager = session.client.manager().await?;
+    if arguments.abandon {
+        manager.abandon_join().await?;
+        output.value(&object!({ "abandoned": true }))?;
+        return Ok(output.line("the join was given up")?);
+    }
+    let (no_wait, site) = (arguments.no_wait, arguments.site.clone().unwrap_or_default());
+    let begun = json(manager.join(site, options(&arguments).dict()).await)?;
+    if no_wait {
+        output.value(&begun)?;
+        return Ok(output.line("the daemon joins by itself: `gatewayctl gateway progress`")?);
+    }
+    let follow = follow(&session, output);
+    tokio::select! {
+        done = follow => done,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("the daemon goes on by itself: `gatewayctl gateway progress`");
+            Ok(())
+        }
+    }
+}
+
+fn options(arguments: &Arguments) -> Options {
+    Options::default()
+        .optional_text("address", arguments.address.as_deref())
+        .flag("discover", arguments.discover)
+        .flag("full", arguments.label != Label::Coordinator)
+        .flag("coordinator", arguments.label != Label::Full)
+}
+
+/// Where the join stands, once.
+pub(super) async fn progress(session: Session, output: &mut Output) -> Result<(), Failure> {
+    let progress = json(session.client.manager().await?.join_progress().await)?;
+    output.value(&progress)?;
+    show(&progress, output)
+}
+
+/// Shows each step until the gateway is a member, or is refused.
+async fn follow(session: &Session, output: &mut Output) -> Result<(), Failure> {
+    let manager = session.client.manager().await?;
+    let mut told = Told::default();
+    loop {
+        let progress = json(manager.join_progress().await)?;
+        told.tell(&progress);
+        match text(&progress, "step").as_str() {
+            "done" => {
+                output.value(&progress)?;
+                return show(&progress, output);
+            }
+            "refused" => {
+                output.value(&progress)?;
+                return Err(refused(&progress));
+            }
+            "idle" => return Err(Failure::new(Exit::Failed, "the join was given up")),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+fn refused(progress: &Value) -> Failure {
+    let reason = text(progress, "detail");
+    Failure::new(Exit::Refused, format!("refused: {reason}")).advise(
+        "the daemon tries again by itself, in case that changes; `gatewayctl gateway join \
+         --abandon` gives up",
+    )
+}
+
+/// What was told already: a step is told once, a voter when it changes its mind.
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl Told {
+    fn tell(&mut self, progress: &Value) {
+        let now = lines(progress);
+        for line in now.iter().filter(|line| !self.0.contains(line)) {
+            eprintln!("{}", printable(line));
+        }
+        self.0 = now;
+    }
+}
+
+/// A line for the step, one for each voter that has said something, one for each claim that does
+/// not hold.
+fn lines(progress: &Value) -> Vec<String> {
+    let step = text(progress, "step");
+    let mut lines = vec![format!("{step}: {}", text(progress, "detail"))];
+    let said = progress["verifiers"].as_array().into_iter().flatten();
+    lines.extend(said.filter(|voter| voter["state"] != "waiting").map(|voter| {
+        let words = [text(voter, "gateway"), text(voter, "state"), text(voter, "detail")];
+        format!("  {}", words.join("  ").trim_end())
+    }));
+    lines.extend(doubts(&progress["claims"]).map(|claim| format!("  {claim}")));
+    if step == "awaiting-approval" {
+        let gateway = text(progress, "gateway");
+        lines.push(format!("  on a member: gatewayctl gateway approve {gateway} …"));
+    }
+    lines
+}
+
+/// Claims that do not hold, or are not proven.
+fn doubts(claims: &Value) -> impl Iterator<Item = String> + '_ {
+    let doubted = claims.as_array().into_iter().flatten().filter(|c| c["status"] != "affirming");
+    doubted.map(claim)
+}
+
+/// A verdict in a line.
+pub(super) fn claim(claim: &Value) -> String {
+    format!("{}: {} ({})", text(claim, "claim"), text(claim, "status"), text(claim, "reason"))
+}
+
+fn show(progress: &Value, output: &mut Output) -> Result<(), Failure> {
+    output.list(&[
+        ("Join", text(progress, "step")),
+        ("Detail", text(progress, "detail")),
+        ("Since", local_time(progress, "since_ms")),
+        ("Site", text(progress, "site")),
+        ("Gateway", text(progress, "gateway")),
+        ("Tries", text(progress, "attempts")),
+        ("Next try", local_time(progress, "next_try_ms")),
+    ])?;
+    for line in lines(progress).iter().skip(1) {
+        output.line(line)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stops_a_join_is_told_with_its_reason() {
+        let progress = object!({
+            "step": "attesting",
+            "detail": "two voters are asked",
+            "verifiers": [
+                {"gateway": "gw1a", "state": "waiting", "detail": ""},
+                {"gateway": "gw1b", "state": "refused", "detail": "the EK certificate has expired"},
+            ],
+            "claims": [
+                {"claim": "freshness", "status": "affirming", "reason": "the nonce is in it"},
+                {"claim": "endorsement", "status": "contraindicated", "reason": "it has expired"},
+            ],
+        });
+        assert_eq!(
+            lines(&progress),
+            [
+                "attesting: two voters are asked",
+                "  gw1b  refused  the EK certificate has expired",
+                "  endorsement: contraindicated (it has expired)",
+            ]
+        );
+        let waiting = object!({"step": "awaiting-approval", "gateway": "gw1new", "detail": "d"});
+        assert!(lines(&waiting)[1].contains("gateway approve gw1new"));
+        assert_eq!(refused(&object!({"detail": "no"})).exit, Exit::Refused);
+    }
+
+    #[test]
+    fn each_line_is_told_once() {
+        let mut told = Told::default();
+        let progress = object!({"step": "finding", "detail": "a"});
+        told.tell(&progress);
+        assert_eq!(told.0, ["finding: a"]);
+        told.tell(&object!({"step": "checking", "detail": "b"}));
+        assert_eq!(told.0, ["checking: b"]);
+    }
+
+    #[test]
+    fn both_labels_are_asked_for_unless_one_is_named() {
+        use clap::{Args as _, FromArgMatches};
+        let parse = |given: &[&str]| {
+            let command = Arguments::augment_args(clap::Command::new("join"));
+            let matches = command.try_get_matches_from(["join"].iter().chain(given));
+            matches.and_then(|matches| Arguments::from_arg_matches(&matches))
+        };
+        let asked = |given: &[&str]| {
+            let options = options(&parse(given).expect("complete")).dict();
+            let options = crate::dbus::variant::dict_to_json(&options);
+            (
+                options["full"].clone(),
+                options["coordinator"].clone(),
+                options.get("address").cloned(),
+            )
+        };
+        let (yes, no) = (Value::Bool(true), Value::Bool(false));
+        let there = Some(Value::from("10.0.0.1"));
+        let given = asked(&["10.0.0.1", "--site", "gws1x"]);
+        assert_eq!(given, (yes.clone(), yes.clone(), there));
+        let given = asked(&["--discover", "--site", "gws1x", "--label", "coordinator"]);
+        assert_eq!(given, (no, yes, None));
+        assert!(parse(&["--site", "gws1x"]).is_err(), "nowhere to look");
+        assert!(parse(&["10.0.0.1"]).is_err(), "no site code");
+        assert!(parse(&["--abandon"]).is_ok_and(|arguments| arguments.abandon));
+    }
+}

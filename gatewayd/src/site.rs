@@ -448,7 +448,10 @@ impl Site {
         self.publish(status::without_site(state, reasons, tpm, &self.settings));
     }
 
-    fn publish(&self, status: Status) {
+    fn publish(&self, mut status: Status) {
+        if status.state == DaemonState::Joining {
+            status.join = Some(self.join.borrow().clone());
+        }
         let before = self.status.borrow().clone();
         if before.state != status.state || before.reasons != status.reasons {
             tracing::info!(state = ?status.state, reasons = ?status.reasons, "state");

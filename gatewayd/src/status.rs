@@ -1,6 +1,8 @@
 //! Composes the status that everybody reads, from snapshots of the parts. It decides which state
 //! the daemon is in and says why; it changes nothing.
 
+mod several;
+
 use attestation::tpm::IdentityInfo;
 use ledger::crypto::PublicKey;
 use ledger::genesis::Genesis;
@@ -9,11 +11,12 @@ use ledger::state::Attestation;
 
 use crate::clock;
 use crate::config::Settings;
-use crate::control::{DaemonState, Status};
+use crate::control::{DaemonState, GatewayInfo, Status};
 use crate::ingest::Heard;
 use crate::presence::{Presence, presence};
 use crate::site::{Parts, Running};
 use crate::store::NodeBytes;
+use several::Around;
 
 /// What is known of the TPM now.
 #[derive(Debug, Clone)]
@@ -66,6 +69,13 @@ pub fn without_site(
         members: 0,
         voters: 0,
         voters_may_fail: 0,
+        endurance: String::new(),
+        gateways: vec![],
+        silent_voters: vec![],
+        connected: 0,
+        behind: 0,
+        syncing_from: None,
+        join: None,
         sensors: 0,
         presence: [0; 3],
         readings_waiting: 0,
@@ -115,33 +125,32 @@ pub async fn listening(status: &mut Status, parts: &Parts) {
 
 /// Status while the site runs.
 pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> Status {
-    let gateway = running.gateway;
-    let attestation = running
-        .ledger
-        .view(move |state| state.gateway(&gateway).map(|own| attestation_word(&own.attestation)))
-        .await;
+    let gateways = crate::control::gateways(running).await;
+    let around = around(running).await;
     let tip = *running.ledger.tip().borrow();
     let (heard, lora) = (running.ingest.heard().await, running.sensors.lora().await);
-    let failed = [attestation.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()];
-    let mut failed: Vec<_> = failed.into_iter().flatten().map(ToString::to_string).collect();
+    let errors =
+        [gateways.as_ref().err(), around.as_ref().err(), heard.as_ref().err(), lora.as_ref().err()];
+    let mut failed: Vec<_> = errors.into_iter().flatten().map(ToString::to_string).collect();
+    // Nothing answers for the same reason.
+    failed.dedup();
     if tip.disk_full {
         failed.push("the record waits: its disk is full".into());
     }
-    let heard = heard.unwrap_or_default();
+    let (heard, around) = (heard.unwrap_or_default(), around.unwrap_or_default());
+    let gateways = gateways.unwrap_or_default();
+    failed.extend(several::reasons(&gateways, &around));
     let (state, reasons) = judge(running, tpm, failed, heard.refusing.as_deref());
     let sensors = running.sensors.intervals().await.unwrap_or_default();
     let (now, quality) = running.ledger.clock().borrow().now();
-    let attestation = attestation.ok().flatten();
-    Status {
+    let mut status = Status {
         site: Some(running.genesis.site_name.as_str().to_owned()),
-        gateway: Some(gateway.to_gateway_string()),
-        attestation: attestation.map(Into::into),
+        gateway: Some(running.gateway.to_gateway_string()),
         height: Some(tip.height),
         era: Some(tip.era),
         block_time_ms: Some(tip.time_ms),
         members: tip.members,
         voters: tip.voters,
-        voters_may_fail: tip.voters.saturating_sub(1) / 3,
         sensors: u32::try_from(sensors.len()).unwrap_or(u32::MAX),
         presence: presences(&sensors, &heard, now),
         readings_waiting: heard.counts[0],
@@ -150,9 +159,41 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
         strangers: lora.ok().flatten().map_or(0, |lora| lora.counters.strangers),
         clock: quality.word(),
         disk_used_bytes: heard.used_bytes + ledger_bytes(settings),
-        warnings: warnings(attestation, tpm, settings),
+        behind: around.behind,
         ..without_site(state, reasons, Some(tpm.clone()), settings)
-    }
+    };
+    let own = gateways.iter().find(|gateway| gateway.own).map(|own| own.attestation);
+    status.attestation = own.map(Into::into);
+    status.warnings = warnings(own, tpm, settings);
+    status.warnings.extend(several::warnings(&gateways, &around));
+    describe_gateways(&mut status, gateways);
+    status.syncing_from = around.syncing_from;
+    status
+}
+
+/// What the gateways of the site are to each other.
+fn describe_gateways(status: &mut Status, gateways: Vec<GatewayInfo>) {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let silent = several::silent_voters(&gateways);
+    let voters = status.voters as usize;
+    status.voters_may_fail = count(several::tolerance(voters).saturating_sub(silent.len()));
+    status.endurance = several::endurance(status.members as usize, voters, silent.len());
+    status.connected = count(gateways.iter().filter(|it| it.connected && !it.own).count());
+    status.silent_voters = silent;
+    status.gateways = gateways;
+}
+
+/// What is known of the site beside its gateways.
+async fn around(running: &Running) -> crate::control::Result<Around> {
+    let look = running.ledger.with_node(|node| {
+        let progress = node.progress();
+        Around {
+            behind: progress.behind,
+            syncing_from: progress.from.map(NodeId::to_gateway_string),
+            insecure: node.state().policy().insecure_software_tpm_sites,
+        }
+    });
+    look.await
 }
 
 /// The state and why; the worst that is true wins.

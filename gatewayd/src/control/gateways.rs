@@ -49,8 +49,18 @@ impl Control {
 /// All gateways, voters first, then in the order of their IDs.
 pub(crate) async fn gateways(parts: &Running) -> Result<Vec<GatewayInfo>> {
     let own = parts.gateway;
-    let list = parts.ledger.view(move |state| {
-        let one = |(node, gateway): (&NodeId, &Gateway)| describe(state, node, gateway, own);
+    let (now_ms, _) = parts.ledger.clock().borrow().now();
+    let list = parts.ledger.with_node(move |node| {
+        let (state, height) = (node.state(), node.tip().height.0);
+        let one = |(id, gateway): (&NodeId, &Gateway)| {
+            let mut info = describe(state, id, gateway, now_ms);
+            if *id == own {
+                info.own = true;
+                info.connected = true;
+                info.height = Some(height);
+            }
+            info
+        };
         state.gateways().map(one).collect::<Vec<_>>()
     });
     let mut list = list.await?;
@@ -58,15 +68,17 @@ pub(crate) async fn gateways(parts: &Running) -> Result<Vec<GatewayInfo>> {
     Ok(list)
 }
 
-fn describe(state: &State, node: &NodeId, gateway: &Gateway, own: NodeId) -> GatewayInfo {
+/// What the record says of a gateway.
+fn describe(state: &State, node: &NodeId, gateway: &Gateway, now_ms: u64) -> GatewayInfo {
     let attested_ms = match gateway.attestation {
         Attestation::Attested { time_ms, .. } => Some(time_ms),
         Attestation::Unverified | Attestation::Unattested => None,
     };
-    let (attestation, attestation_words) = attestation(&gateway.attestation);
+    let stale = state.is_stale(node, now_ms);
+    let (attestation, attestation_words) = attestation(&gateway.attestation, stale);
     GatewayInfo {
         id: node.to_gateway_string(),
-        own: *node == own,
+        own: false,
         label: label(gateway.full, gateway.coordinator).into(),
         standing: gateway.standing.standing.word().into(),
         standing_since: gateway.standing.since.0,
@@ -76,7 +88,7 @@ fn describe(state: &State, node: &NodeId, gateway: &Gateway, own: NodeId) -> Gat
         attested_ms,
         voter: state.voters().contains(node),
         online: gateway.online,
-        connected: *node == own,
+        connected: false,
         address: None,
         height: None,
         member_since: gateway.member_since.0,
@@ -97,8 +109,15 @@ pub(crate) fn label(full: bool, coordinator: bool) -> &'static str {
 }
 
 /// An attestation as a word and as a sentence.
-fn attestation(attestation: &Attestation) -> (&'static str, String) {
+fn attestation(attestation: &Attestation, stale: bool) -> (&'static str, String) {
     let words = match attestation {
+        Attestation::Attested { height, .. } if stale => {
+            let words = format!(
+                "STALE: attested at height {height}, too long ago; it still votes and renews, and \
+                 endorses nothing"
+            );
+            return ("stale", words);
+        }
         Attestation::Unverified => "no other gateway has checked its TPM yet".into(),
         Attestation::Unattested => {
             "UNATTESTED: its TPM is a software one; whoever copies its disk copies the gateway"

@@ -28,6 +28,7 @@ use crate::site::{Request, Running};
 use crate::store::BufferReader;
 
 pub use admissions::{AdmissionInfo, AppraisalInfo, AttestationInfo};
+pub(crate) use gateways::gateways;
 pub use joining::{ClaimInfo, JoinProgress, JoinSite, JoinStep, JoinVerifier};
 pub(crate) use proofs::identity_proof;
 pub use types::*;

@@ -85,7 +85,7 @@ pub struct Status {
     pub site: Option<String>,
     /// `gw1…` of this gateway.
     pub gateway: Option<String>,
-    /// `attested`, `unverified` or `unattested`.
+    /// `attested`, `stale`, `unverified` or `unattested`.
     pub attestation: Option<String>,
     /// Height of the last stored block.
     pub height: Option<u64>,
@@ -97,8 +97,22 @@ pub struct Status {
     pub members: u32,
     /// Number of voters.
     pub voters: u32,
-    /// How many voters may be lost before the record stops.
+    /// How many more voters may be lost before the record stops.
     pub voters_may_fail: u32,
+    /// The same as a sentence.
+    pub endurance: String,
+    /// Gateways that the record knows, voters first.
+    pub gateways: Vec<GatewayInfo>,
+    /// Voters that are not heard here now, `gw1…`.
+    pub silent_voters: Vec<String>,
+    /// Other gateways that are connected to this one.
+    pub connected: u32,
+    /// Blocks that this gateway still has to fetch.
+    pub behind: u64,
+    /// `gw1…` of whom it fetches them from.
+    pub syncing_from: Option<String>,
+    /// Where the join stands, while this gateway joins a site.
+    pub join: Option<super::JoinProgress>,
     /// Registered sensors.
     pub sensors: u32,
     /// Sensors by presence: present, late, silent.

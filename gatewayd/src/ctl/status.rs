@@ -23,8 +23,11 @@ fn print(status: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Site", site),
         ("Gateway", text(status, "gateway")),
         ("Attestation", text(status, "attestation")),
+        ("Join", join(&status["join"])),
         ("Record", record(status)),
-        ("Voters", voters(status)),
+        ("Gateways", gateways(status)),
+        ("Voters", text(status, "endurance")),
+        ("Behind", behind(status)),
         ("Sensors", sensors(status)),
         ("Readings", readings(status)),
         ("Strangers", strangers(status)),
@@ -58,14 +61,30 @@ fn record(status: &Value) -> String {
     }
 }
 
-fn voters(status: &Value) -> String {
-    match number(status, "voters") {
+fn join(progress: &Value) -> String {
+    match text(progress, "step").as_str() {
+        "" => String::new(),
+        step => format!("{step}: {}", text(progress, "detail")),
+    }
+}
+
+fn gateways(status: &Value) -> String {
+    let (members, voters) = (number(status, "members"), number(status, "voters"));
+    match members {
         0 => String::new(),
-        voters => format!(
-            "{voters} of {} members; {} may be lost before the record stops",
-            number(status, "members"),
-            number(status, "voters_may_fail")
-        ),
+        1 => "1 member, which votes".into(),
+        _ => {
+            let connected = number(status, "connected");
+            format!("{members} members, {voters} of them vote; {connected} others connected")
+        }
+    }
+}
+
+fn behind(status: &Value) -> String {
+    match (number(status, "behind"), text(status, "syncing_from").as_str()) {
+        (0, _) => String::new(),
+        (blocks, "") => format!("{blocks} blocks"),
+        (blocks, from) => format!("{blocks} blocks, fetched from {from}"),
     }
 }
 
@@ -108,4 +127,25 @@ fn disk(status: &Value) -> String {
         number(status, "disk_used_bytes").div_ceil(MIB),
         number(status, "disk_budget_bytes") / MIB
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn gateways_are_counted_and_a_join_is_shown() {
+        let alone = json!({"members": 1, "voters": 1});
+        assert_eq!(gateways(&alone), "1 member, which votes");
+        let four = json!({"members": 4, "voters": 1, "connected": 2});
+        assert_eq!(gateways(&four), "4 members, 1 of them vote; 2 others connected");
+        assert_eq!(gateways(&json!({})), "");
+        assert_eq!(
+            behind(&json!({"behind": 7, "syncing_from": "gw1a"})),
+            "7 blocks, fetched from gw1a"
+        );
+        assert_eq!(join(&json!({"step": "finding", "detail": "a member"})), "finding: a member");
+        assert_eq!(join(&Value::Null), "");
+    }
 }

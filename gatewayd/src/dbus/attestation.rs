@@ -53,7 +53,7 @@ impl Attestation {
         dict(&self.control.renew_attestation().await?)
     }
 
-    /// `attested`, `unverified` or `unattested`; empty when there is no site.
+    /// `attested`, `stale`, `unverified` or `unattested`; empty when there is no site.
     #[zbus(property)]
     fn state(&self) -> String {
         self.control.status().attestation.clone().unwrap_or_default()

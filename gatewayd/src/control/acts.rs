@@ -311,3 +311,57 @@ fn no_more(options: &Options, known: &[&str]) -> Result<()> {
 pub(super) fn invalid(what: &(impl std::fmt::Display + ?Sized)) -> ControlError {
     ControlError::InvalidArgument(what.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newcomer(id: &str, state: &'static str, needs_pin: bool) -> AdmissionInfo {
+        AdmissionInfo {
+            id: id.into(),
+            identity_key: String::new(),
+            ek_digest: String::new(),
+            ek_type: "P-256",
+            tpm: "a TPM".into(),
+            full: true,
+            coordinator: true,
+            measurements: String::new(),
+            policy_hash: String::new(),
+            claims: vec![],
+            state,
+            reason: "the certificate has expired".into(),
+            needs_pin,
+            from: String::new(),
+            since_ms: 0,
+            seen_ms: 0,
+            replaces: None,
+        }
+    }
+
+    #[test]
+    fn only_what_an_approval_helps_is_approved() {
+        assert!(approvable(&newcomer("gw1a", "needs-approval", false), false).is_ok());
+        assert!(approvable(&newcomer("gw1a", "needs-approval", true), true).is_ok());
+        let unpinned = approvable(&newcomer("gw1a", "needs-approval", true), false);
+        let words = unpinned.expect_err("nobody vouches").to_string();
+        assert!(words.contains("--pin") && words.contains("anchor add"), "{words}");
+        let refused = approvable(&newcomer("gw1a", "refused", false), true);
+        let words = refused.expect_err("it does not pass").to_string();
+        assert!(words.contains("the certificate has expired"), "{words}");
+    }
+
+    #[test]
+    fn newcomers_are_named_by_the_beginning_of_their_id() {
+        let pending = || ["gw1aaaa2", "gw1aaaa3"].map(|id| newcomer(id, "endorsed", false)).into();
+        assert_eq!(
+            choose_newcomer(pending(), "gw1aaaa2").map(|n| n.id).ok().as_deref(),
+            Some("gw1aaaa2")
+        );
+        let several = choose_newcomer(pending(), "gw1aaaa").expect_err("two");
+        assert!(matches!(several, ControlError::InvalidArgument(_)), "{several}");
+        for id in ["gw1a", "", "gw1bbbb2"] {
+            let none = choose_newcomer(pending(), id).expect_err(id);
+            assert!(matches!(none, ControlError::NotFound { .. }), "{id}: {none}");
+        }
+    }
+}

@@ -318,3 +318,118 @@ fn anchor(state: &State, hash: &Hash) -> PolicyDocument {
         bytes: document.map_or(0, |document| document.bytes.len() as u64),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attestation::reference_values::ReferenceValues;
+    use pkcs8::LineEnding;
+
+    fn armoured(label: &'static str, bytes: &[u8]) -> String {
+        pem::encode_string(label, LineEnding::LF, bytes).expect("PEM")
+    }
+
+    fn certificate(name: &str) -> String {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/testdata/vendors/");
+        armoured(CERTIFICATE, &std::fs::read(format!("{folder}{name}")).expect(name))
+    }
+
+    #[test]
+    fn what_is_shown_can_be_set() {
+        let mut policy = Policy {
+            voters: VoterRule::All,
+            profile: Profile::MeasuredIma,
+            coordinator_attestation: false,
+            pcrs: 0b1001_0101,
+            next_version: Some(NextVersion { state_version: 2, height: Height(5000) }),
+            ..Policy::default()
+        };
+        let shown = policy_words(&policy);
+        // These have verbs of their own; the version of now is not set but activated.
+        let counted = ["ek_anchors", "reference_values", "state_version"];
+        let settable = shown.iter().filter(|(key, _)| !counted.contains(&key.as_str()));
+        policy = Policy { nodes_per_sponsor: policy.nodes_per_sponsor, ..Policy::default() };
+        for (key, value) in settable {
+            set(&mut policy, key, value).unwrap_or_else(|error| panic!("{key}={value}: {error}"));
+        }
+        assert_eq!(policy_words(&policy), shown);
+    }
+
+    #[test]
+    fn settings_that_are_none_are_named() {
+        let table = [
+            ("colour", "red"),
+            ("receipts", "256"),
+            ("receipts", "-1"),
+            ("profile", "strict"),
+            ("voters", "2"),
+            ("operator_approval", "maybe"),
+            ("coordinator_attestation", "true"),
+            ("pcrs", "0,32"),
+            ("pcrs", ""),
+            ("next_version", "2"),
+            ("ek_anchors", "3"),
+        ];
+        for (key, value) in table {
+            let error = set(&mut Policy::default(), key, value).expect_err(key);
+            assert!(error.to_string().contains(key), "{key}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn anchors_come_and_go_by_their_hashes() {
+        let mut policy = Policy::default();
+        let both =
+            certificate("st-rsa-root.der") + "words\n" + &certificate("nuvoton-root-2110.der");
+        let documents = add_anchors(&mut policy, &both).expect("two authorities");
+        assert_eq!((documents.len(), policy.ek_anchors.len()), (2, 2));
+        assert!(policy.check().is_ok(), "ascending");
+        add_anchors(&mut policy, &both).expect("again");
+        assert_eq!(policy.ek_anchors.len(), 2, "none twice");
+        // What is no authority vouches for nobody.
+        let leaf = add_anchors(&mut policy, &certificate("st-ecc-ek.der")).expect_err("a leaf");
+        assert!(leaf.to_string().contains("no certificate of an authority"), "{leaf}");
+        for name in ["f8e3", "00000000", ""] {
+            assert!(remove_anchors(&mut policy, name).is_err(), "{name}");
+        }
+        remove_anchors(&mut policy, "F8E37A86").expect("the first characters");
+        assert_eq!(policy.ek_anchors, [Hash(documents[1].hash().0)]);
+    }
+
+    #[test]
+    fn old_reference_values_hold_until_the_window_ends() {
+        let mut policy = Policy::default();
+        let values = |pcr| {
+            let boot = [(pcr, vec![])].into();
+            let values = ReferenceValues { boot, files: vec![] };
+            armoured(REFERENCE_VALUES, &values.to_bytes())
+        };
+        add_reference_values(&mut policy, &values(0), &Options::new()).expect("the first");
+        let window = Options::from([("old_until_ms".to_owned(), "7000".to_owned())]);
+        let new = add_reference_values(&mut policy, &values(1), &window).expect("the second");
+        let new = new[0].hash();
+        let until = |policy: &Policy, hash: &Hash| {
+            policy.reference_values.iter().find(|w| w.document == *hash).map(|w| w.until_ms)
+        };
+        let old = policy.reference_values.iter().find(|w| w.document != new).expect("old").document;
+        assert_eq!((until(&policy, &old), until(&policy, &new)), (Some(7000), Some(0)));
+        // A later window does not prolong what ends earlier.
+        let later = Options::from([("old_until_ms".to_owned(), "9000".to_owned())]);
+        add_reference_values(&mut policy, &values(2), &later).expect("the third");
+        assert_eq!((until(&policy, &old), until(&policy, &new)), (Some(7000), Some(9000)));
+        remove_reference_values(&mut policy, &old.to_string()).expect("the whole hash");
+        assert_eq!(policy.reference_values.len(), 2);
+        assert!(policy.check().is_ok(), "ascending");
+        let garbage = armoured(REFERENCE_VALUES, b"garbage");
+        let error = add_reference_values(&mut policy, &garbage, &window).expect_err("garbage");
+        assert!(error.to_string().contains("no reference values"), "{error}");
+    }
+
+    #[test]
+    fn bundles_are_bounded() {
+        assert!(blocks("", CERTIFICATE).is_err());
+        assert!(blocks("-----BEGIN CERTIFICATE-----\nMIH\n", CERTIFICATE).is_err());
+        let many = armoured(CERTIFICATE, b"x").repeat(MAX_BLOCKS + 1);
+        assert!(blocks(&many, CERTIFICATE).expect_err("many").to_string().contains("more than"));
+    }
+}

@@ -12,13 +12,27 @@ pub(super) enum Command {
     /// Public halves of the keys, and what is known of the TPM
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Attestation.Identity")]
     Show,
+    /// Renew the attestation of this gateway now: a quorum of the voters appraises it afresh
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Attestation.Renew")]
+    Attest,
 }
 
 pub(super) async fn run(
-    Command::Show: Command,
+    command: Command,
     session: Session,
     output: &mut Output,
 ) -> Result<(), Failure> {
+    match command {
+        Command::Show => show(&session, output).await,
+        Command::Attest => {
+            let done = json(session.client.attestation().await?.renew().await)?;
+            output.value(&done)?;
+            Ok(output.line(&format!("{} (height {})", text(&done, "summary"), done["height"]))?)
+        }
+    }
+}
+
+async fn show(session: &Session, output: &mut Output) -> Result<(), Failure> {
     let identity = json(session.client.attestation().await?.identity().await)?;
     output.value(&identity)?;
     let software = match identity["software"].as_bool() {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::exit::Failure;
 use super::operator::{self, Signing};
-use super::output::{Output, local_time, text};
+use super::output::{Output, local_time, plain, text};
 use super::session::{Session, json, json_list};
 
 /// What can be done with gateways.
@@ -18,7 +18,7 @@ pub(super) enum Command {
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListGateways")]
     List,
     /// Everything about one gateway
-    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.Describe")]
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.Describe, Attestation.OfGateway")]
     Show {
         /// Its ID (`gw1…`), the beginning of it, or `self`
         #[arg(default_value = "self")]
@@ -84,7 +84,8 @@ pub(super) async fn run(
             list(gateways, output)
         }
         Command::Show { gateway } => {
-            let gateway = json(session.client.gateway(&gateway).await?.describe().await)?;
+            let mut gateway = json(session.client.gateway(&gateway).await?.describe().await)?;
+            gateway["appraisal"] = appraisal(&gateway, &session).await?;
             output.value(&gateway)?;
             show(&gateway, output)
         }
@@ -101,6 +102,12 @@ pub(super) async fn run(
         Command::Revoke(judgement) => judge("revoke", judgement, &session, output).await,
         Command::Pardon(judgement) => judge("pardon", judgement, &session, output).await,
     }
+}
+
+/// How it stands with its attestation; nothing where that is not known now.
+async fn appraisal(gateway: &Value, session: &Session) -> Result<Value, Failure> {
+    let attestation = session.client.attestation().await?;
+    Ok(json(attestation.of_gateway(text(gateway, "id")).await).unwrap_or_default())
 }
 
 async fn judge(
@@ -144,9 +151,10 @@ fn row(gateway: &Value) -> Vec<String> {
 }
 
 fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
+    let appraisal = &gateway["appraisal"];
     let standing =
         format!("{} since height {}", text(gateway, "standing"), text(gateway, "standing_since"));
-    Ok(output.list(&[
+    output.list(&[
         ("ID", text(gateway, "id")),
         ("This gateway", yes_no(&gateway["own"])),
         ("Label", text(gateway, "label")),
@@ -154,6 +162,9 @@ fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Reason", text(gateway, "reason")),
         ("Attestation", text(gateway, "attestation_words")),
         ("Attested", local_time(gateway, "attested_ms")),
+        ("Valid until", local_time(appraisal, "valid_until_ms")),
+        ("Not proven", plain(&appraisal["warnings"])),
+        ("Renewal", text(appraisal, "renewal")),
         ("Voter", yes_no(&gateway["voter"])),
         ("Online", yes_no(&gateway["online"])),
         ("Connected", yes_no(&gateway["connected"])),
@@ -163,7 +174,12 @@ fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Returns", text(gateway, "liveness_epoch")),
         ("Identity key", text(gateway, "identity_key")),
         ("Vote key", text(gateway, "vote_key")),
-    ])?)
+    ])?;
+    let last = appraisal["last"]["claims"].as_array().into_iter().flatten();
+    for claim in last {
+        output.line(&format!("  {}", join::claim(claim)))?;
+    }
+    Ok(())
 }
 
 fn yes_no(value: &Value) -> String {

@@ -1,5 +1,6 @@
 //! Bounded reading and writing of the TPM's wire form: big-endian integers and sized buffers
-//! (TPM 2.0 Library, Part 2), and reading of the little-endian logs. It knows no structure of the TPM and allocates nothing.
+//! (TPM 2.0 Library, Part 2), and reading of the little-endian logs. It knows no structure of the
+//! TPM and allocates nothing.
 
 /// Why bytes are not the structure they were given as. Every variant means that the sender is at
 /// fault; none of them can be mended by trying again.

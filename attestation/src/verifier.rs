@@ -89,7 +89,10 @@ pub fn appraise(
     let parsed = parse(evidence, endorsements)?;
     let freshness = judge_freshness(evidence, &parsed, policy, challenge);
     let (clock, ak_name) = (parsed.quote.clock(), parsed.ak.name());
-    let registers = freshness.is_ok().then_some(evidence.pcr_values.as_slice());
+    let attestation_key = judge_attestation_key(evidence, &parsed, challenge);
+    // Logs are long, and explain nothing unless this TPM quoted the registers just now.
+    let quoted = freshness.is_ok() && attestation_key.is_ok();
+    let registers = quoted.then_some(evidence.pcr_values.as_slice());
     let measured = measured::judge(&measured::Case {
         policy,
         registers,
@@ -104,7 +107,7 @@ pub fn appraise(
             let verdict = match kind {
                 ClaimKind::Endorsement => judge_endorsement(&parsed, policy, challenge),
                 ClaimKind::Hardware => judge_hardware(evidence, &parsed, policy),
-                ClaimKind::AttestationKey => judge_attestation_key(evidence, &parsed, challenge),
+                ClaimKind::AttestationKey => attestation_key.clone(),
                 ClaimKind::Residency => judge_residency(&parsed),
                 ClaimKind::Freshness => freshness.clone(),
                 ClaimKind::Boot => measured.boot.clone(),

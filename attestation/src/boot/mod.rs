@@ -79,8 +79,8 @@ fn compare(pcr: u8, events: &[&Event<'_>], lists: &[&[ReferenceEvent]]) -> Resul
     }
 }
 
-/// Where the reference values say that the digest is of the payload, the log must hold that payload:
-/// what an operator reads in it is then what was measured.
+/// Where the reference values say that the digest is of the payload, the log must hold that
+/// payload: what an operator reads in it is then what was measured.
 fn require_payloads(events: &[&Event<'_>], lists: &[&[ReferenceEvent]]) -> Result<(), BootReason> {
     for (at, event) in events.iter().enumerate() {
         let covered = lists.iter().any(|list| is_at(events, list, at) && list[at].covers_payload);

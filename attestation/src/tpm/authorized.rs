@@ -16,7 +16,10 @@ use zeroize::Zeroizing;
 
 use crate::bytes::put_sized;
 use crate::crypto::sha256;
-use crate::pcr_policy::{Approval, OperatorKey, approval_message, policy_reference};
+use crate::pcr::PcrSelection;
+use crate::pcr_policy::{
+    Approval, OperatorKey, approval_message, pcr_policy_digest, policy_reference,
+};
 use crate::public::{
     ALG_ECC, ALG_ECDSA, ALG_NULL, ALG_SHA256, Attributes, CURVE_P256, HashAlgorithm, Name,
 };
@@ -24,7 +27,7 @@ use crate::tpm::TpmError;
 use crate::tpm::blob::{AuthorizedBlob, WrappedKey};
 use crate::tpm::connection::{EMPTY_PASSWORD, Engine, Link, Slot};
 use crate::tpm::error::During;
-use crate::tpm::keys::tss_selection;
+use crate::tpm::keys::{read_registers, tss_selection};
 use crate::tpm::objects::load_child;
 use crate::tpm::response;
 use crate::tpm::seal::check_secret;
@@ -66,7 +69,7 @@ impl Engine {
         self.with_link(|link| {
             link.require_srk(&blob.sealed.srk_name, || store.load())?;
             let srk = link.storage_root_key()?;
-            let approval = link.approval_of_this_boot(srk, &usable)?;
+            let approval = link.approval_of_this_boot(&usable)?;
             let ticket = link.check_approval(approval)?;
             link.unseal_with(srk, &blob.sealed.object, approval, ticket)
         })
@@ -104,20 +107,18 @@ impl Link {
     /// The approval whose registers are those of now.
     fn approval_of_this_boot<'a>(
         &mut self,
-        srk: KeyHandle,
         approvals: &[&'a Approval],
     ) -> Result<&'a Approval, TpmError> {
+        let mut read: Option<(PcrSelection, Vec<[u8; 32]>)> = None;
         for approval in approvals {
-            let digest = self.with_policy_session(srk, |link, session| {
-                link.satisfy_pcr(policy(session)?, approval)?;
-                let policy = policy(session)?;
-                link.context
-                    .execute_without_session(|context| context.policy_get_digest(policy))
-                    .during("TPM2_PolicyGetDigest")
-            })?;
-            if digest.value() == approval.policy {
+            let values = match read.take() {
+                Some((pcrs, values)) if pcrs == approval.pcrs => values,
+                _ => read_registers(&mut self.context, approval.pcrs)?,
+            };
+            if pcr_policy_digest(approval.pcrs, &values) == approval.policy {
                 return Ok(approval);
             }
+            read = Some((approval.pcrs, values));
         }
         Err(TpmError::BootNotApproved { approvals: approvals.len() })
     }

@@ -413,7 +413,10 @@ pub(super) fn tss_selection(pcrs: PcrSelection) -> Result<PcrSelectionList, TpmE
 }
 
 /// Reads registers, eight at a time, which is what a TPM answers at most.
-fn read_registers(context: &mut Context, pcrs: PcrSelection) -> Result<Vec<[u8; 32]>, TpmError> {
+pub(super) fn read_registers(
+    context: &mut Context,
+    pcrs: PcrSelection,
+) -> Result<Vec<[u8; 32]>, TpmError> {
     let registers: Vec<u8> = pcrs.iter().collect();
     let mut values = Vec::with_capacity(registers.len());
     for eight in registers.chunks(8) {

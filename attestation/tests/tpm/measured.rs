@@ -154,7 +154,7 @@ fn an_event_that_was_measured_and_not_logged_is_seen() {
     assert!(why.to_string().contains("event 16 (PCR 4, IPL"), "{why}");
 }
 
-/// Another program's opinion of logs that are made here: the registers that `tpm2_eventlog` computes.
+/// Another program's opinion of logs that are made here: the registers that `tpm2_eventlog` finds.
 /// (Version 5.4 extends what must not be extended, `EV_NO_ACTION`, so there is no such event.)
 #[test]
 fn tpm2_tools_replay_logs_to_the_same_registers() {

@@ -320,6 +320,9 @@ fn what_is_not_measured_is_not_trusted() {
     let mut unproven = Trial::new(&log, &[&log]);
     *unproven.evidence.quote_signature.last_mut().unwrap() ^= 1;
     unproven.assert_refused("bad quote", &["not proven"]);
+    let mut forged = Trial::new(&log, &[&log]);
+    forged.evidence.activated = [0; 32];
+    forged.assert_refused("no chip opened the credential", &["not proven"]);
 }
 
 #[test]

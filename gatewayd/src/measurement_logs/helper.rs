@@ -60,13 +60,14 @@ impl Helper {
     /// Reads one request and answers it.
     fn answer(&self, mut stream: &UnixStream) -> io::Result<()> {
         limit(stream)?;
+        // Read before anything is said: closing on unread bytes would take the answer back.
+        let mut request = [0; Request::LEN];
+        stream.read_exact(&mut request)?;
         let peer = socket_peercred(stream.as_fd())?.uid.as_raw();
         if peer != 0 && peer != self.user {
             eprintln!("gatewayd-logs: user {peer} was refused");
             return send(stream, Outcome::Failed, b"the measurement logs are for gatewayd alone");
         }
-        let mut request = [0; Request::LEN];
-        stream.read_exact(&mut request)?;
         let Some(request) = Request::from_bytes(request) else {
             return send(stream, Outcome::Failed, b"no such request");
         };

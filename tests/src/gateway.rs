@@ -96,12 +96,13 @@ impl Gateway {
 
     /// Writes the configuration; `more` is appended.
     pub fn configure(&self, more: &str) -> Result<()> {
-        let insecure = self.stand.insecure;
+        let Stand { address, others, discovery, insecure, .. } = &self.stand;
         let (data, bus, tcti) = (self.data_dir(), self.bus.address(), self.tpm.tcti());
         let text = format!(
             "data_dir = {data:?}\n[bus]\naddress = {bus:?}\n[tpm]\ntcti = {tcti:?}\n\
-             insecure_software_tpm_sites = {insecure}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
-             {more}\n",
+             insecure_software_tpm_sites = {insecure}\n[peers]\nlisten = {address:?}\n\
+             addresses = {others:?}\ndiscovery = {discovery}\n[lora]\n\
+             listen = \"127.0.0.1:{}\"\n{more}\n",
             self.lora_port,
         );
         Ok(std::fs::write(self.config(), text)?)

@@ -93,6 +93,8 @@ pub(super) struct Fragment {
     #[serde(default)]
     pub(super) readings: ReadingsFragment,
     #[serde(default)]
+    pub(super) peers: PeersFragment,
+    #[serde(default)]
     pub(super) lora: LoraFragment,
     #[serde(default)]
     pub(super) serial: SerialFragment,
@@ -125,6 +127,16 @@ pub(super) struct StorageFragment {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadingsFragment {
     pub(super) batch_interval_ms: Option<Spanned<i64>>,
+}
+
+/// `[peers]`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeersFragment {
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) addresses: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) discovery: Option<Spanned<bool>>,
+    pub(super) interface: Option<Spanned<String>>,
 }
 
 /// `[lora]`

@@ -19,7 +19,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use fragment::check_text;
-pub use settings::{Bus, LogLevel, Lora, Origin, Region, Serial, Settings, ShownSetting};
+pub use settings::{Bus, LogLevel, Lora, Origin, Peers, Region, Serial, Settings, ShownSetting};
 pub use sources::Sources;
 
 /// Reads and checks the configuration.

@@ -25,10 +25,25 @@ pub struct Settings {
     pub disk_budget_bytes: u64,
     /// Longest wait of a reading for its batch, ms; `None`: 15 s below 10 readings/s, 500 ms above.
     pub batch_interval_ms: Option<u64>,
+    /// Other gateways.
+    pub peers: Peers,
     /// LoRaWAN.
     pub lora: Lora,
     /// Serial ports.
     pub serial: Serial,
+}
+
+/// Connections to other gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peers {
+    /// TCP address that other gateways dial; none: this one only dials.
+    pub listen: Option<SocketAddr>,
+    /// Where other gateways are, besides what is learned: `HOST:PORT`, `[ADDRESS]:PORT`, `HOST`.
+    pub addresses: Vec<String>,
+    /// Whether to look for gateways by mDNS and to be found by it.
+    pub discovery: bool,
+    /// The only network interface for mDNS; none: all.
+    pub interface: Option<String>,
 }
 
 /// LoRaWAN network server.
@@ -162,6 +177,12 @@ fn checked<'a, T: 'a, U>(
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1700);
 
+/// Default address for other gateways, of both families.
+const DEFAULT_PEERS: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    crate::peers::DEFAULT_PORT,
+);
+
 const MIB: u64 = 1024 * 1024;
 
 impl Default for Settings {
@@ -174,6 +195,12 @@ impl Default for Settings {
             insecure_software_tpm_sites: false,
             disk_budget_bytes: 4096 * MIB,
             batch_interval_ms: None,
+            peers: Peers {
+                listen: Some(DEFAULT_PEERS),
+                addresses: Vec::new(),
+                discovery: true,
+                interface: None,
+            },
             lora: Lora {
                 enabled: true,
                 listen: DEFAULT_LISTEN,
@@ -212,6 +239,7 @@ impl Settings {
                 default.batch_interval_ms,
                 |ms| within(*ms, 50, 3_600_000).map(Some),
             )?,
+            peers: peers(layers, default.peers)?,
             lora: lora(layers, default.lora)?,
             serial: Serial {
                 baud: checked(layers, |f| &f.serial.baud, default.serial.baud, baud)?,
@@ -229,6 +257,7 @@ impl Settings {
             insecure_software_tpm_sites,
             disk_budget_bytes,
             batch_interval_ms,
+            peers,
             lora: Lora { enabled, listen, forwarders, region },
             serial: Serial { baud },
         } = self;
@@ -241,7 +270,7 @@ impl Settings {
             forwarders.iter().map(|eui| format!("{:016x}", u64::from_be_bytes(*eui))).collect();
         let Region::Eu868 = region;
         let shown = |key, value, origin| ShownSetting { key, value, origin };
-        vec![
+        let mut all = vec![
             shown("data_dir", text(&data_dir.to_string_lossy()), from(layers, |f| &f.data_dir)),
             shown("log_level", text(log_level.name()), from(layers, |f| &f.log_level)),
             shown("bus.address", text(bus), from(layers, |f| &f.bus.address)),
@@ -261,6 +290,9 @@ impl Settings {
                 batch_interval_ms.map(|ms| ms.to_string()),
                 from(layers, |f| &f.readings.batch_interval_ms),
             ),
+        ];
+        all.extend(shown_peers(peers, layers));
+        all.extend([
             shown("lora.enabled", Some(enabled.to_string()), from(layers, |f| &f.lora.enabled)),
             shown("lora.listen", text(&listen.to_string()), from(layers, |f| &f.lora.listen)),
             shown(
@@ -270,8 +302,55 @@ impl Settings {
             ),
             shown("lora.region", text("EU868"), from(layers, |f| &f.lora.region)),
             shown("serial.baud", Some(baud.to_string()), from(layers, |f| &f.serial.baud)),
-        ]
+        ]);
+        all
     }
+}
+
+fn shown_peers(peers: &Peers, layers: &[Layer]) -> [ShownSetting; 4] {
+    let Peers { listen, addresses, discovery, interface } = peers;
+    let text = |value: String| Some(toml::Value::String(value).to_string());
+    let shown = |key, value, origin| ShownSetting { key, value, origin };
+    let listen = listen.map_or_else(String::new, |address| address.to_string());
+    let addresses = toml::Value::from(addresses.clone()).to_string();
+    let interface = interface.clone().unwrap_or_default();
+    [
+        shown("peers.listen", text(listen), from(layers, |f| &f.peers.listen)),
+        shown("peers.addresses", Some(addresses), from(layers, |f| &f.peers.addresses)),
+        shown("peers.discovery", Some(discovery.to_string()), from(layers, |f| &f.peers.discovery)),
+        shown("peers.interface", text(interface), from(layers, |f| &f.peers.interface)),
+    ]
+}
+
+fn peers(layers: &[Layer], default: Peers) -> Result<Peers, ConfigError> {
+    let listen = |text: &String| match text.as_str() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("`{text}` is not ADDRESS:PORT")),
+    };
+    let interface = |text: &String| Ok(Some(text.clone()).filter(|name| !name.is_empty()));
+    Ok(Peers {
+        listen: checked(layers, |f| &f.peers.listen, default.listen, listen)?,
+        addresses: addresses(layers)?,
+        discovery: checked(layers, |f| &f.peers.discovery, default.discovery, |on| Ok(*on))?,
+        interface: checked(layers, |f| &f.peers.interface, default.interface, interface)?,
+    })
+}
+
+fn addresses(layers: &[Layer]) -> Result<Vec<String>, ConfigError> {
+    /// Most addresses in the list.
+    const MAX_ADDRESSES: usize = 128;
+    let Some(picked) = pick(layers, |f| &f.peers.addresses) else { return Ok(Vec::new()) };
+    if picked.value.len() > MAX_ADDRESSES {
+        return Err(picked.invalid(&format!("more than {MAX_ADDRESSES} addresses")));
+    }
+    let address = |text: &Spanned<String>| {
+        let wrong = |error: crate::peers::AddressError| {
+            picked.layer.invalid(text.span(), &error.to_string())
+        };
+        crate::peers::check_address(text.get_ref()).map_err(wrong)?;
+        Ok(text.get_ref().clone())
+    };
+    picked.value.iter().map(address).collect()
 }
 
 fn lora(layers: &[Layer], default: Lora) -> Result<Lora, ConfigError> {

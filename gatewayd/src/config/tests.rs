@@ -28,6 +28,8 @@ fn mistakes_name_file_line_and_column() {
         ("interval", "[readings]\nbatch_interval_ms = 0", "input:2:21: 0 is not between 50"),
         ("baud", "[serial]\nbaud = 1", "input:2:8: 1 is not between 300"),
         ("listen", "[lora]\nlisten = \"nowhere\"", "input:2:10: `nowhere` is not ADDRESS:PORT"),
+        ("peers", "[peers]\nlisten = \"here\"", "input:2:10: `here` is not ADDRESS:PORT"),
+        ("peer", "[peers]\naddresses = [\"a\",\n \"b/c\"]", "input:3:2: `b/c` is not HOST:PORT"),
         ("region", "[lora]\nregion = \"MARS\"", "input:2:10: `MARS` is not a region"),
         ("eui", "[lora]\nforwarders = [\n \"01\"]", "input:3:2: an EUI is 16 hexadecimal digits"),
         ("open radio", "[lora]\nlisten = \"0.0.0.0:1700\"", "input:2:10: an address that is not"),
@@ -62,6 +64,11 @@ fn values_land_where_they_belong() {
         disk_budget_mib = 32
         [readings]
         batch_interval_ms = 250
+        [peers]
+        listen = "192.0.2.1:7448"
+        addresses = ["gateway-2.local", "[2001:db8::1]:7447"]
+        discovery = false
+        interface = "eth0"
         [lora]
         enabled = false
         listen = "[::]:1701"
@@ -80,6 +87,12 @@ fn values_land_where_they_belong() {
         insecure_software_tpm_sites: true,
         disk_budget_bytes: 32 * 1024 * 1024,
         batch_interval_ms: Some(250),
+        peers: Peers {
+            listen: Some("192.0.2.1:7448".parse().expect("an address")),
+            addresses: vec!["gateway-2.local".into(), "[2001:db8::1]:7447".into()],
+            discovery: false,
+            interface: Some("eth0".into()),
+        },
         lora: Lora {
             enabled: false,
             listen: "[::]:1701".parse().expect("an address"),
@@ -92,6 +105,8 @@ fn values_land_where_they_belong() {
         serial: Serial { baud: 9600 },
     };
     assert_eq!(settings, expected);
+    let silent = parse("[peers]\nlisten = \"\"").expect("no listening");
+    assert_eq!(silent.peers.listen, None);
 }
 
 /// Three roots with main files and drop-ins, as the system has them.

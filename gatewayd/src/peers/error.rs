@@ -1,21 +1,12 @@
 //! What callers of the transport are told.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why the transport cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// `peers.listen` cannot be listened at.
-    #[error("peers.listen {address}: {error}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        error: io::Error,
-    },
     /// The list of addresses cannot be read.
     #[error("{path}: {error}")]
     Addresses {

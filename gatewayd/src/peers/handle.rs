@@ -1,7 +1,7 @@
 //! What the rest of the daemon holds of the transport.
 
 use std::sync::atomic::AtomicU16;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ledger::ids::NodeId;
@@ -49,14 +49,13 @@ pub fn start(parts: Parts) -> Result<Handle, StartError> {
 /// [`start`] with other bounds: tests do not wait for half a minute.
 pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartError> {
     let Parts { signer, identity, listen, addresses, discovery, interface, .. } = parts;
-    let listener = match listen {
-        Some(address) => {
-            let bound = listen::bind(address);
-            Some(bound.map_err(|error| StartError::Listen { address, error })?)
-        }
-        None => None,
+    let listener = listen.map(|address| (address, listen::bind(address)));
+    let port = match &listener {
+        Some((_, Ok(listener))) => listener.local_addr().map_or(0, |address| address.port()),
+        // It will be, once the address can be listened at.
+        Some((address, Err(_))) => address.port(),
+        None => 0,
     };
-    let port = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let member_keys = MemberKeys::default();
     let tls = Tls::new(&identity, signer, Arc::clone(&member_keys))?;
     let mut book = AddressBook::open(parts.data_dir.as_deref())
@@ -68,7 +67,7 @@ pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartEr
     let shared = Arc::new(Shared {
         own,
         instance: vault::random().map_err(|_| StartError::Randomness)?,
-        port: AtomicU16::new(port.map_or(0, |address| address.port())),
+        port: AtomicU16::new(port),
         limits,
         tls,
         events: parts.events,
@@ -78,12 +77,13 @@ pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartEr
         stop: watch::Sender::new(false),
         peers: watch::Sender::new(vec![]),
         discovered: watch::Sender::new(vec![]),
+        not_listening: Mutex::new(None),
         member_keys,
         registry: Mutex::new(Registry::new(own)),
         book: Mutex::new(book),
     });
-    if let Some(listener) = listener {
-        tokio::spawn(listen::listen(Arc::clone(&shared), listener));
+    if let Some((address, bound)) = listener {
+        tokio::spawn(listen::listen(Arc::clone(&shared), address, bound));
     }
     if discovery {
         tokio::spawn(discovery::discover(Arc::clone(&shared), interface));
@@ -169,6 +169,11 @@ impl Handle {
     /// What happened since the start.
     pub fn counters(&self) -> Counters {
         self.shared().counters()
+    }
+
+    /// Why it does not listen though it should; it tries again by itself.
+    pub fn not_listening(&self) -> Option<String> {
+        self.shared().not_listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Port that it listens at; 0: none.

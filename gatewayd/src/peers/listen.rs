@@ -34,6 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause when the system gives no more sockets.
 const NO_SOCKETS: Duration = Duration::from_millis(200);
+/// An address that cannot be listened at is tried again after this long.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// What TCP may hold back: a vote waits behind no more than this.
 const SEND_BUFFER: u32 = 128 * 1024;
 /// Connections that the kernel keeps until they are accepted.
@@ -138,17 +140,47 @@ pub(super) fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Takes connections in until the transport ends.
-pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
-    let doors = Arc::new(Doors::new());
+/// Listens until the transport ends; an address that is not there yet is tried again.
+pub(super) async fn listen(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    bound: io::Result<TcpListener>,
+) {
     let mut stop = shared.stop.subscribe();
+    let listening = async {
+        let listener = listener_in_time(&shared, address, bound).await;
+        accept(&shared, listener).await;
+    };
+    tokio::select! {
+        // A closed channel means the same.
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = listening => {}
+    }
+}
+
+async fn listener_in_time(
+    shared: &Shared,
+    address: SocketAddr,
+    mut bound: io::Result<TcpListener>,
+) -> TcpListener {
     loop {
-        let accepted = tokio::select! {
-            // A closed channel means the same.
-            _ = stop.wait_for(|stop| *stop) => return,
-            accepted = listener.accept() => accepted,
+        let why = match bound {
+            Ok(listener) => {
+                shared.say_listening(None);
+                return listener;
+            }
+            Err(error) => format!("peers.listen {address}: {error}"),
         };
-        let (stream, remote) = match accepted {
+        shared.say_listening(Some(why));
+        sleep(LISTEN_AGAIN).await;
+        bound = bind(address);
+    }
+}
+
+async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
+    let doors = Arc::new(Doors::new());
+    loop {
+        let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be taken in");
@@ -159,7 +191,7 @@ pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
         let known = shared.book().knows(remote.ip());
         match doors.enter(remote.ip(), known) {
             Some(place) => {
-                let (shared, mut stop) = (Arc::clone(&shared), stop.clone());
+                let (shared, mut stop) = (Arc::clone(shared), shared.stop.subscribe());
                 tokio::spawn(async move {
                     let settled = tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => None,

@@ -51,6 +51,14 @@ pub const ALPN: &[u8] = b"gatewayd/1";
 /// Port that gateways listen at when nothing else is said.
 pub const DEFAULT_PORT: u16 = 7447;
 
+/// Whether a text is an address that can be dialed: `HOST:PORT`, `[ADDRESS]:PORT` or `HOST`.
+///
+/// # Errors
+/// [`AddressError`].
+pub fn check_address(text: &str) -> Result<(), AddressError> {
+    address_book::Address::parse(text).map(drop)
+}
+
 /// Bytes that go to several peers without being copied.
 pub type Bytes = Arc<[u8]>;
 

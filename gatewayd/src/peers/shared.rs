@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) peers: watch::Sender<Vec<PeerStatus>>,
     /// Found by mDNS.
     pub(super) discovered: watch::Sender<Vec<String>>,
+    /// Why it does not listen, if it should.
+    pub(super) not_listening: Mutex<Option<String>>,
     pub(super) member_keys: MemberKeys,
     pub(super) registry: Mutex<Registry>,
     pub(super) book: Mutex<AddressBook>,
@@ -264,6 +266,18 @@ impl Shared {
     /// Frames that the ledger was too slow for.
     pub(super) fn overrun(&self, frames: u64) {
         Tally::add(&self.tally.overrun, frames);
+    }
+
+    /// Says, and remembers for `status`, why this gateway does not listen; or that it does.
+    pub(super) fn say_listening(&self, why_not: Option<String>) {
+        let mut said = self.not_listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != why_not {
+            match &why_not {
+                Some(why) => tracing::error!(why, "other gateways cannot dial this one"),
+                None => tracing::info!("other gateways can dial this one again"),
+            }
+            *said = why_not;
+        }
     }
 
     /// Brings what is shown up to date.

@@ -17,6 +17,8 @@ use ledger::genesis::Genesis;
 use ledger::ids::NodeId;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::admission::logs::MachineLogs;
+use crate::admission::member;
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{
@@ -26,10 +28,11 @@ use crate::control::{
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
-use crate::{ingest, ledger_task, sensors};
+use crate::{ingest, ledger_task, peers, sensors};
 
 use disk::{Counted, check_disk};
 use look::{Look, not_answering};
+use parts::Connected;
 pub use parts::Parts;
 
 /// How often a TPM that does not answer is asked again, and one that does is looked at.
@@ -69,8 +72,10 @@ pub struct Running {
     pub ingest: ingest::Handle,
     /// The sensors' task.
     pub sensors: sensors::Handle,
+    /// Connections to other gateways.
+    pub peers: peers::Handle,
     /// What this gateway does for newcomers and other members.
-    pub admission: crate::admission::member::Handle,
+    pub admission: member::Handle,
     /// Storage key at work.
     pub vault: Arc<Vault>,
 }
@@ -288,7 +293,7 @@ impl Site {
         }
         let Some(identity) = self.folder()?.identity()? else { return Ok(None) };
         let gateway = NodeId::of_key(&identity);
-        self.open(genesis.chain_id(), gateway, None, Arc::new(Vault::locked())).map(Some)
+        self.open(genesis.chain_id(), gateway, None, Arc::new(Vault::locked()), None).map(Some)
     }
 
     /// Stops parts and waits for their threads.
@@ -391,20 +396,38 @@ impl Site {
         };
         let vote = vote.filter(|_| !rolled_back);
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
-        let parts = self.open(genesis.chain_id(), gateway, vote, Arc::clone(&vault))?;
+        let Connected { links, incoming } = self.connect(&info)?;
+        let peers = links.peers.clone();
+        let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
+        let parts = self.open(chain_id, gateway, vote.clone(), opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
-        // Its task is started with the connections to other gateways.
-        let (admission, _asks) = crate::admission::member::channel();
+        let (admission, asks) = member::channel();
+        let identity = Arc::new(info);
+        let served = member::Parts {
+            genesis: Arc::clone(&genesis),
+            gateway,
+            identity: Arc::clone(&identity),
+            tpm: self.tpm.clone(),
+            vote_key: vote,
+            logs: MachineLogs::default(),
+            ledger: ledger.clone(),
+            peers: peers.clone(),
+            incoming,
+            data_dir: self.settings.data_dir.clone(),
+            events: self.events.clone(),
+        };
+        member::start(asks, served);
         let running = Running {
             genesis,
             gateway,
-            identity: Arc::new(info),
+            identity,
             vote_key,
             counter,
             rolled_back,
             ledger,
             ingest,
             sensors,
+            peers,
             admission,
             vault,
         };

@@ -164,7 +164,7 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
     };
     let own = gateways.iter().find(|gateway| gateway.own).map(|own| own.attestation);
     status.attestation = own.map(Into::into);
-    status.warnings = warnings(own, tpm, settings);
+    status.warnings = warnings(own, tpm, settings, running.peers.not_listening());
     status.warnings.extend(several::warnings(&gateways, &around));
     describe_gateways(&mut status, gateways);
     status.syncing_from = around.syncing_from;
@@ -240,7 +240,12 @@ fn presences(sensors: &[(NodeBytes, u32)], heard: &Heard, now_ms: u64) -> [u32; 
 }
 
 /// What must always be said.
-fn warnings(attestation: Option<&str>, tpm: &TpmView, settings: &Settings) -> Vec<String> {
+fn warnings(
+    attestation: Option<&str>,
+    tpm: &TpmView,
+    settings: &Settings,
+    not_listening: Option<String>,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if attestation == Some("unattested") {
         let what = "UNATTESTED site: it was founded on a software TPM; whoever copies the disk \
@@ -252,6 +257,9 @@ fn warnings(attestation: Option<&str>, tpm: &TpmView, settings: &Settings) -> Ve
     }
     if settings.insecure_software_tpm_sites {
         warnings.push("insecure_software_tpm_sites is on: for demonstrations and tests".into());
+    }
+    if let Some(why) = not_listening {
+        warnings.push(format!("other gateways cannot dial this one: {why}"));
     }
     warnings
 }

@@ -63,6 +63,7 @@ impl Parts {
             vote_key: unlocked.vote,
             batches: opened.batches,
             ingest: opened.handle.clone(),
+            links: None,
             events: events.clone(),
             stopped,
         };

@@ -5,6 +5,7 @@
 //! as errors (a person is told) or as *later* (a batch is handed over again).
 
 mod batches;
+mod links;
 mod owner;
 mod registry;
 
@@ -25,6 +26,7 @@ use crate::control::{CommittedInfo, ControlError, Event, Result};
 use crate::ingest;
 use crate::store::{NodeBytes, StoredBatch};
 
+pub use links::Links;
 pub use owner::StartError;
 pub use registry::Registration;
 
@@ -136,6 +138,8 @@ pub struct Parts {
     pub batches: mpsc::Receiver<StoredBatch>,
     /// Where the fate of batches is told.
     pub ingest: ingest::Handle,
+    /// Connections to other members; none while the identity is not open.
+    pub links: Option<Links>,
     /// For `monitor`.
     pub events: broadcast::Sender<Event>,
     /// Told why, when the ledger cannot go on.

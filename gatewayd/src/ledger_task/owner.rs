@@ -13,6 +13,7 @@ use ledger::transaction::{Author, Body, Draft, Session, Transaction};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::batches::InFlight;
+use super::links::Others;
 use super::{Command, Done, Here, Inbox, Parts, Tip};
 use crate::clock::{self, SiteClock};
 use crate::control::{ControlError, Event, Result};
@@ -49,14 +50,17 @@ pub(super) struct Unopened {
 }
 
 /// Who waits for a transaction.
-enum Waiter {
+pub(super) enum Waiter {
     Caller(oneshot::Sender<Result<Done>>),
     Batch(InFlight),
     Session(NodeBytes, u32),
+    /// Nobody; it is made again when it is refused.
+    Accusation(NodeId),
 }
 
 pub(super) struct Owner {
-    host: Host,
+    pub(super) host: Host,
+    pub(super) others: Others,
     pub(super) key: Option<SigningKey>,
     pub(super) gateway: NodeId,
     commands: mpsc::Receiver<Command>,
@@ -64,7 +68,7 @@ pub(super) struct Owner {
     pub(super) ingest: ingest::Handle,
     tip: watch::Sender<Tip>,
     clock: watch::Sender<SiteClock>,
-    events: broadcast::Sender<Event>,
+    pub(super) events: broadcast::Sender<Event>,
     stopped: mpsc::Sender<String>,
     waiting: HashMap<Hash, Waiter>,
     /// Sessions on their way into the record.
@@ -83,9 +87,10 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(inbox: Inbox, parts: Parts) -> std::result::Result<Self, StartError> {
         let Inbox { commands, tip, clock } = inbox;
-        let Parts { host, gateway, vote_key, batches, ingest, events, stopped } = parts;
+        let Parts { host, gateway, vote_key, batches, ingest, links, events, stopped } = parts;
         let mut owner = Self {
             host,
+            others: Others::new(links),
             key: vote_key,
             gateway,
             commands,
@@ -136,10 +141,15 @@ impl Owner {
     }
 
     async fn work(&mut self) -> std::result::Result<(), HostError> {
+        self.others.set_members(self.host.node().state());
         self.step(Input::Start).await?;
         loop {
-            let now = now();
-            let wake = self.host.next_wake(now).map(|at| at.saturating_sub(now.mono_ms));
+            self.accuse().await?;
+            if self.wake_ms() == Some(0) {
+                // However much the others say: the timers of consensus are heard.
+                self.step(Input::Wake).await?;
+            }
+            let wake = self.wake_ms();
             let takes_batches = self.key.is_some();
             tokio::select! {
                 biased;
@@ -147,6 +157,7 @@ impl Owner {
                     Some(command) => self.command(command).await?,
                     None => return Ok(()),
                 },
+                event = self.others.next() => self.heard(event).await?,
                 batch = self.batches.recv(), if takes_batches => match batch {
                     Some(batch) => self.batch(batch).await?,
                     None => return Ok(()),
@@ -154,6 +165,12 @@ impl Owner {
                 () = sleep_ms(wake) => self.step(Input::Wake).await?,
             }
         }
+    }
+
+    /// For how long nothing is due.
+    fn wake_ms(&self) -> Option<u64> {
+        let now = now();
+        self.host.next_wake(now).map(|at| at.saturating_sub(now.mono_ms))
     }
 
     pub(super) fn node(&self) -> &Node {
@@ -295,7 +312,7 @@ impl Owner {
         Ok(draft.sign(self.here()?.key))
     }
 
-    async fn enqueue(
+    pub(super) async fn enqueue(
         &mut self,
         transaction: Transaction,
         waiter: Waiter,
@@ -313,16 +330,14 @@ impl Owner {
         self.enqueue(transaction, Waiter::Batch(batch)).await
     }
 
-    async fn step(&mut self, input: Input) -> std::result::Result<(), HostError> {
+    pub(super) async fn step(&mut self, input: Input) -> std::result::Result<(), HostError> {
         let mut outward = Vec::new();
         let done = self.host.step(now(), input, &mut |out| outward.push(out));
         for out in outward {
             match out {
                 Outward::Committed(committed) => self.committed(*committed).await,
                 Outward::Refused { tx_hash, error } => self.refused(&tx_hash, &error).await,
-                Outward::Equivocation(votes) => {
-                    tracing::error!(?votes, "a voter signed two different votes");
-                }
+                Outward::Equivocation(votes) => self.equivocation(votes.0, votes.1),
                 Outward::DiskFull => {
                     self.tip.send_modify(|tip| tip.disk_full = true);
                     let message = "the record waits: its disk is full".into();
@@ -332,8 +347,8 @@ impl Owner {
                 Outward::Behind(behind) => {
                     tracing::warn!(?behind, "blocks alone do not lead on from the record here");
                 }
-                // One gateway has no peers: nothing leaves.
-                Outward::Publish(_) | Outward::Send { .. } => {}
+                Outward::Publish(bytes) => self.others.publish(bytes),
+                Outward::Send { to, bytes } => self.others.send(to, bytes),
             }
         }
         done
@@ -341,6 +356,7 @@ impl Owner {
 
     async fn committed(&mut self, committed: Committed) {
         let Committed { height, receipts, .. } = committed;
+        self.others.set_members(self.host.node().state());
         self.publish_tip();
         let mut readings = 0;
         let transactions = u32::try_from(receipts.len()).unwrap_or(u32::MAX);
@@ -360,6 +376,9 @@ impl Owner {
                     if self.unopened.get(&node).is_some_and(|unopened| unopened.epoch <= epoch) {
                         self.unopened.remove(&node);
                     }
+                }
+                Some(Waiter::Accusation(node)) => {
+                    tracing::warn!(gateway = node.to_gateway_string(), "suspended by the rules");
                 }
                 // Of before a crash: read back from the log, and its caller is gone.
                 None => self.remember(&events),
@@ -398,6 +417,10 @@ impl Owner {
             Some(Waiter::Session(node, epoch)) => {
                 self.opening.remove(&(node, epoch));
                 tracing::error!(%error, epoch, "the record does not open a session");
+            }
+            Some(Waiter::Accusation(node)) => {
+                let gateway = node.to_gateway_string();
+                tracing::warn!(%error, gateway, "an accusation is not recorded; later again");
             }
             None => tracing::debug!(%error, "a transaction was refused"),
         }

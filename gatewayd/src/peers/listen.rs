@@ -35,7 +35,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause when the system gives no more sockets.
 const NO_SOCKETS: Duration = Duration::from_millis(200);
 /// An address that cannot be listened at is tried again after this long.
-const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// What TCP may hold back: a vote waits behind no more than this.
 const SEND_BUFFER: u32 = 128 * 1024;
 /// Connections that the kernel keeps until they are accepted.

@@ -3,15 +3,21 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use attestation::tpm::IdentityInfo;
 use ledger::crypto::SigningKey;
 use ledger::host::Host;
 use ledger::ids::{ChainId, NodeId};
 use tokio::sync::mpsc;
 
 use super::Site;
+use crate::identity::identity_key;
+use crate::peers::{self, Incoming};
 use crate::sensors::shared::Shared;
 use crate::vault::Vault;
 use crate::{ingest, ledger_task, sensors};
+
+/// Requests of other gateways that may wait; more are told that this one is busy.
+const INCOMING: usize = 64;
 
 /// Ledger, buffer and sensors at work.
 pub struct Parts {
@@ -27,15 +33,44 @@ pub struct Parts {
     pub(super) stopped: mpsc::Receiver<String>,
 }
 
+/// Connections to other gateways, before anybody has taken an end of them.
+pub(super) struct Connected {
+    /// For the ledger's thread.
+    pub(super) links: ledger_task::Links,
+    /// For admission.
+    pub(super) incoming: mpsc::Receiver<Incoming>,
+}
+
 impl Site {
+    /// Starts the connections to other gateways. Until the ledger says who is a member, everybody
+    /// is a guest and nobody is dialed.
+    pub(super) fn connect(&self, info: &IdentityInfo) -> anyhow::Result<Connected> {
+        let settings = self.settings.peers.clone();
+        let (events, inbox) = peers::inbox();
+        let (incoming_in, incoming) = mpsc::channel(INCOMING);
+        let peers = peers::start(peers::Parts {
+            signer: Arc::new(self.tpm.clone()),
+            identity: identity_key(info)?,
+            listen: settings.listen,
+            addresses: settings.addresses,
+            discovery: settings.discovery,
+            interface: settings.interface,
+            events,
+            incoming: incoming_in,
+            data_dir: Some(self.settings.data_dir.clone()),
+        })?;
+        Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming })
+    }
+
     /// Opens what is on the disk. Without a vote key nothing is signed; with a locked vault only
-    /// sensors without keys are served.
+    /// sensors without keys are served; without links nobody else is heard.
     pub(super) fn open(
         &self,
         chain_id: ChainId,
         gateway: NodeId,
         vote: Option<SigningKey>,
         vault: Arc<Vault>,
+        links: Option<ledger_task::Links>,
     ) -> anyhow::Result<Parts> {
         let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
         let (ledger, inbox) = ledger_task::channel();
@@ -54,6 +89,7 @@ impl Site {
             vote_key: vote,
             batches,
             ingest: handle.clone(),
+            links,
             events: self.events.clone(),
             stopped: stopped_in,
         };

@@ -64,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     of("consensus_wal", ledger::consensus::wal::fuzz),
     of("admission", gatewayd::admission::messages::fuzz),
     of("log_request", gatewayd::measurement_logs::fuzz),
+    of("peer_frame", gatewayd::peers::fuzz),
     of("node_id", node_id),
     seeded("config", config, &["packaging/defaults.toml"]),
 ];

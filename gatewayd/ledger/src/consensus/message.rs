@@ -143,6 +143,21 @@ pub fn parse(bytes: &[u8]) -> Result<Message, DecodeError> {
     Message::from_bytes(bytes)
 }
 
+/// Longest body that goes with the votes, bytes.
+const SHORT_BODY: usize = 64 * 1024;
+
+/// Whether an encoded message should not wait behind blocks on their way to others: all but long
+/// bodies, decided blocks and gossip.
+pub fn is_urgent(bytes: &[u8]) -> bool {
+    let mut decoder = Decoder::new(bytes);
+    let kind = decoder.array("message", 4).and_then(|_| decoder.uint("message kind"));
+    match kind {
+        Ok(4) => bytes.len() <= SHORT_BODY,
+        Ok(kind) => !matches!(kind, 5 | 7),
+        Err(_) => false,
+    }
+}
+
 /// Feeds arbitrary bytes to both parsers of this module: for the fuzzer. What is accepted must
 /// encode to the same bytes again.
 ///

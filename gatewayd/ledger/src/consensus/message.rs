@@ -147,13 +147,13 @@ pub fn parse(bytes: &[u8]) -> Result<Message, DecodeError> {
 const SHORT_BODY: usize = 64 * 1024;
 
 /// Whether an encoded message should not wait behind blocks on their way to others: all but long
-/// bodies, decided blocks and gossip.
+/// bodies, decided blocks, pieces of snapshots and gossip.
 pub fn is_urgent(bytes: &[u8]) -> bool {
     let mut decoder = Decoder::new(bytes);
     let kind = decoder.array("message", 4).and_then(|_| decoder.uint("message kind"));
     match kind {
         Ok(4) => bytes.len() <= SHORT_BODY,
-        Ok(kind) => !matches!(kind, 5 | 7),
+        Ok(kind) => !matches!(kind, 5 | 7 | 11),
         Err(_) => false,
     }
 }

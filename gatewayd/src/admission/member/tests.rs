@@ -120,6 +120,7 @@ async fn found() -> Founded {
         vote_key: Some(founder.vote.clone()),
         batches: opened.batches,
         ingest: opened.handle,
+        links: None,
         events: events.clone(),
         stopped,
     };

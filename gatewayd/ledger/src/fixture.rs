@@ -1,6 +1,7 @@
 //! A site for unit tests: keys, a state, and blocks made by the real rules.
 
 mod membership;
+mod proofs;
 
 pub(crate) use membership::signatures;
 

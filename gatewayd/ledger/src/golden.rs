@@ -136,11 +136,25 @@ fn later_entries(site: &mut Fixture) -> Vec<Golden> {
     keys.into_iter()
         .chain(named)
         .map(|key| {
-            let name = format!("state-{}", hex(&key.to_bytes()));
-            let bytes = site.state.value(&key).unwrap();
-            Golden { name, bytes, again: |bytes| Ok(bytes.to_vec()) }
+            let value = site.state.value(&key).unwrap();
+            entry(&key.to_bytes(), &value)
         })
         .collect()
+}
+
+/// An entry of the state as the fuzzer reads it: length of the key ‖ key ‖ value.
+fn entry(key: &[u8], value: &[u8]) -> Golden {
+    let bytes = [&[key.len() as u8], key, value].concat();
+    let again: Again = |bytes| {
+        let (length, rest) = bytes.split_first().ok_or(DecodeError::Truncated("entry"))?;
+        let parts = rest.split_at_checked(usize::from(*length));
+        let (key, value) = parts.ok_or(DecodeError::Truncated("entry"))?;
+        let key = Key::from_bytes(key)?;
+        let value = Record::from_bytes(&key, value)?.to_bytes();
+        let key = key.to_bytes();
+        Ok([&[key.len() as u8], &key[..], &value[..]].concat())
+    };
+    Golden { name: format!("state-{}", hex(key)), bytes, again }
 }
 
 fn chain_values(site: &mut Fixture) -> Vec<Golden> {
@@ -195,10 +209,12 @@ fn all() -> Vec<Golden> {
     let mut site = Fixture::new();
     values.extend(chain_values(&mut site));
     for (key, value) in site.state.entries() {
-        let name = format!("state-{}", hex(&key));
-        values.push(Golden { name, bytes: value, again: |bytes| Ok(bytes.to_vec()) });
+        values.push(entry(&key, &value));
     }
     values.extend(later_entries(&mut Fixture::hardware()));
+    let mut grown = Fixture::grown(4);
+    grown.commit(vec![]).unwrap();
+    values.push(golden("proof-identity", &grown.identity_proof(grown.gateway(), &[Key::Policy])));
     let anchor = Anchor::of(&site.tip.header).to_code();
     let anchor = Golden {
         name: "anchor-code".into(),

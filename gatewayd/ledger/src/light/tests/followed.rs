@@ -4,46 +4,9 @@ use super::*;
 use crate::{
     crypto::{SigningKey, sha256},
     fixture::GatewayKeys,
-    ids::NodeId,
     policy::Policy,
     transaction::ClaimVerdict,
 };
-
-/// The way from genesis to the tip: each block that changed the voters, with the fewest votes.
-fn followed(site: &Fixture) -> Target {
-    let now = site.state.validator_set();
-    let after = site.sets.iter().skip(1).chain([&now]);
-    let mut sets = vec![site.sets[0].clone()];
-    let mut steps = vec![];
-    let (tip, earlier) = site.chain.split_last().unwrap();
-    for (((block, certificate), set), next) in earlier.iter().zip(&site.sets).zip(after) {
-        if block.header.next_validators_hash != block.header.validators_hash {
-            steps.push((block.header.clone(), trimmed(&certificate.signers, set)));
-            sets.push(next.clone());
-        }
-    }
-    Target {
-        header: tip.0.header.clone(),
-        signers: trimmed(&tip.1.signers, sets.last().unwrap()),
-        sets,
-        steps,
-        anchors: vec![State::genesis_header(&site.genesis)],
-    }
-}
-
-fn trimmed(signers: &Signers, set: &ValidatorSet) -> Signers {
-    match signers {
-        Signers::Votes(votes) => Signers::Votes(votes.trimmed(set)),
-        Signers::Operator(_) => signers.clone(),
-    }
-}
-
-/// What is under the ID of a gateway, as of the tip.
-fn identity(site: &Fixture, node: NodeId, more: &[Key]) -> Proof {
-    let keys = [Key::Gateway(node), Key::LightNode(node)];
-    let states = keys.iter().chain(more).map(|key| site.state.state_proof(key)).collect();
-    Proof { subject: Subject::Identity(node), target: followed(site), states }
-}
 
 fn genesis_anchor(site: &Fixture) -> Anchor {
     Anchor::of(&State::genesis_header(&site.genesis))
@@ -73,7 +36,7 @@ fn voters_that_grow_are_followed_from_one_to_four_to_seven() {
     site.activate(&more.iter().collect::<Vec<_>>());
     rotate(&mut site, 2, 0);
     site.commit(vec![]).unwrap();
-    let proof = identity(&site, more[0].node(), &[]);
+    let proof = site.identity_proof(more[0].node(), &[]);
     assert_eq!(proof.target.sets.iter().map(ValidatorSet::count).collect::<Vec<_>>(), [1, 4, 7, 7]);
     let verdict = accepted(&proof, &genesis_anchor(&site));
     let text = verdict.statements.join("\n");
@@ -101,7 +64,7 @@ fn a_thousand_rotated_keys_make_one_file() {
         rotate(&mut site, number as usize % 4, number);
     }
     site.commit(vec![]).unwrap();
-    let proof = identity(&site, site.gateway(), &[]);
+    let proof = site.identity_proof(site.gateway(), &[]);
     assert_eq!(proof.target.steps.len(), 1_001);
     let bytes = proof.to_bytes();
     assert!(bytes.len() <= crate::proof::MAX_PROOF, "{} bytes", bytes.len());
@@ -136,7 +99,7 @@ fn an_era_of_several_voters_is_followed_and_said() {
     let recovered_at = site.height();
     rotate(&mut site, 1, 7);
     site.commit(vec![]).unwrap();
-    let proof = identity(&site, site.gateway(), &[Key::Site]);
+    let proof = site.identity_proof(site.gateway(), &[Key::Site]);
     assert_eq!(proof.target.sets.iter().map(ValidatorSet::count).collect::<Vec<_>>(), [1, 4, 2, 2]);
     let text = accepted(&proof, &genesis_anchor(&site)).statements.join("\n");
     let expected = alloc::format!("RECOVERED BY THE OPERATOR at height {recovered_at}: era 1");
@@ -162,14 +125,14 @@ fn attestations_are_shown_with_their_age_and_what_they_leave_open() {
     let three_hours = site.now_ms() + 3 * 3_600_000;
     site.commit_at(three_hours, vec![]).unwrap();
     let anchor = genesis_anchor(&site);
-    let proof = identity(&site, keys.node(), &[]);
+    let proof = site.identity_proof(keys.node(), &[]);
     let text = accepted(&proof, &anchor).statements.join("\n");
     for part in ["IS A CHIP AND NOT A PROGRAM", "what the machine booted", "3 hours before"] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
     let next_week = site.now_ms() + 7 * 86_400_000;
     site.commit_at(next_week, vec![]).unwrap();
-    let proof = identity(&site, keys.node(), &[Key::Policy]);
+    let proof = site.identity_proof(keys.node(), &[Key::Policy]);
     let text = accepted(&proof, &anchor).statements.join("\n");
     assert!(text.contains("which was STALE: 171 hours old, and valid for 24"), "{text}");
 }
@@ -181,7 +144,7 @@ fn changes_of_sets_have_one_form() {
     rotate(&mut site, 3, 1);
     site.commit(vec![]).unwrap();
     let anchor = genesis_anchor(&site);
-    let bytes = identity(&site, site.gateway(), &[]).to_bytes();
+    let bytes = site.identity_proof(site.gateway(), &[]).to_bytes();
     assert!(verify_bytes(&bytes, &anchor, &Options::default()).is_valid());
     for index in 0..bytes.len() {
         let mut flipped = bytes.clone();

@@ -9,6 +9,7 @@ use crate::{
     header::Header,
     ids::{Hash, Height, NodeId},
     merkle::{Frontier, Tag},
+    policy::SUPPORTED_VERSIONS,
     state::{
         ApplyError, BlockContext, Execution, Outcome, State, VerifiedTransaction, VerifyError,
     },
@@ -124,6 +125,9 @@ pub enum BlockError {
     /// A header field is not what it must be.
     #[error("the header says something else than what the block does")]
     Header,
+    /// The policy has activated a state machine that this build does not have.
+    #[error("state machine version {0} is in force, which this build cannot run: update gatewayd")]
+    Version(u32),
     /// A `Recover` that does not name this very block.
     #[error("the recovery was signed for another block")]
     Recovery,
@@ -220,6 +224,11 @@ fn execute_checked(
     block: &Block,
     verify: impl FnMut(&Transaction) -> Result<VerifiedTransaction, VerifyError>,
 ) -> Result<Outcome, BlockError> {
+    // Under other rules the same transactions may do something else: better no answer.
+    let version = state.policy().version_at(tip.header.height.next());
+    if !SUPPORTED_VERSIONS.contains(&version) {
+        return Err(BlockError::Version(version));
+    }
     let header = &block.header;
     if block.transactions.len() > MAX_BLOCK_TRANSACTIONS {
         return Err(BlockError::TooMany);
@@ -283,6 +292,8 @@ mod tests {
         certificate::{Signers, Votes},
         codec::{Decode, Encode, Text},
         fixture::Fixture,
+        policy::{NextVersion, Policy},
+        state::{Key, Record},
         transaction::Refusal,
     };
 
@@ -337,6 +348,23 @@ mod tests {
         let mut stranger = good;
         stranger.header.proposer = NodeId([9; 20]);
         assert_eq!(run(&site, &stranger), Some(BlockError::Proposer));
+    }
+
+    /// A build that has not the version in force says so, and takes part in nothing.
+    #[test]
+    fn a_version_that_this_build_cannot_run_stops_it_at_its_height() {
+        let mut site = Fixture::new();
+        site.join(2);
+        let next = NextVersion { state_version: 2, height: Height(4) };
+        let policy = Policy { next_version: Some(next), ..Policy::default() };
+        site.put(Key::Policy, Record::Policy(policy));
+        while site.height() < Height(3) {
+            site.commit(vec![]).unwrap();
+            assert_eq!(site.tip.header.state_version, 1);
+        }
+        let block = site.block(site.now_ms(), vec![]).unwrap();
+        assert_eq!(block.header.state_version, 2);
+        assert_eq!(run(&site, &block), Some(BlockError::Version(2)));
     }
 
     #[test]

@@ -88,18 +88,7 @@ impl Daemon {
 
     /// What it has used until now.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let read = |name: &str| {
-            std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).context("/proc")
-        };
-        let stat = read("stat")?;
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-        // utime and stime are fields 14 and 15 of proc(5); the first two are cut off.
-        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        let written =
-            field(&read("io")?, "write_bytes:")? - field(&read("io")?, "cancelled_write")?;
-        let rss_mib = field(&read("status")?, "VmRSS:")? / 1024.0;
-        Ok(Usage { cpu_s: ticks / TICKS, written, rss_mib })
+        usage_of(self.child.id())
     }
 
     /// Stops it with SIGTERM and waits.
@@ -116,6 +105,27 @@ impl Drop for Daemon {
         // Has ended already, unless the measurement failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a process has used until now.
+pub(crate) fn usage_of(process: u32) -> Result<Usage> {
+    let read =
+        |name: &str| std::fs::read_to_string(format!("/proc/{process}/{name}")).context("/proc");
+    let stat = read("stat")?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    // utime and stime are fields 14 and 15 of proc(5); the first two are cut off.
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    let written = field(&read("io")?, "write_bytes:")? - field(&read("io")?, "cancelled_write")?;
+    let rss_mib = field(&read("status")?, "VmRSS:")? / 1024.0;
+    Ok(Usage { cpu_s: ticks / TICKS, written, rss_mib })
+}
+
+impl Usage {
+    /// What was used since then; the memory is that of now.
+    pub(crate) fn since(self, before: Self) -> Self {
+        let (cpu_s, written) = (self.cpu_s - before.cpu_s, self.written - before.written);
+        Self { cpu_s, written, rss_mib: self.rss_mib }
     }
 }
 

@@ -4,8 +4,10 @@
 //! The daemon is the real one: a process of its own on one core, with its TPM, bus, ledger and
 //! buffer on the disk under the temporary folder. The load has the other cores.
 
+mod cluster;
 mod daemon;
 mod figures;
+mod handshake;
 mod lora;
 mod proofs;
 mod rates;
@@ -43,33 +45,13 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut figures = Figures::new(json);
 
-    let mut gateway = Gateway::with_site()?;
-    gateway.stop()?;
-    if wants("idle") {
-        idle(&gateway, &mut figures)?;
+    if wants("handshake") {
+        handshake::measure(&runtime, &mut figures)?;
     }
-    if wants("lorawan") || wants("disk") || wants("proof") || wants("start") {
-        let mut devices = runtime.block_on(async {
-            let parts = Parts::open(&gateway)?;
-            let devices = parts.add_lora(DEVICES).await?;
-            tokio::task::block_in_place(|| parts.close())?;
-            anyhow::Ok(devices)
-        })?;
-        rates::open_sessions(&gateway, &mut devices)?;
-        if wants("disk") {
-            rates::disk(&gateway, &mut devices, &mut figures)?;
-        }
-        if wants("lorawan") {
-            rates::lorawan(&gateway, &mut devices, &mut figures)?;
-        }
-        if wants("proof") {
-            proofs::measure(&gateway, &mut figures)?;
-        }
-        if wants("start") {
-            start(&runtime, &gateway, &devices[0], &mut figures)?;
-        }
+    if wants("gateways") {
+        cluster::measure(&runtime, &mut figures)?;
     }
-    drop(gateway);
+    alone(&runtime, &wants, &mut figures)?;
     if wants("serial") {
         let mut gateway = Gateway::with_site()?;
         gateway.stop()?;
@@ -79,6 +61,46 @@ fn main() -> Result<()> {
         proofs::verifier(&mut figures)?;
     }
     figures.finish();
+    Ok(())
+}
+
+/// What one gateway does with many LoRaWAN devices, or with nothing.
+fn alone(
+    runtime: &tokio::runtime::Runtime,
+    wants: &dyn Fn(&str) -> bool,
+    figures: &mut Figures,
+) -> Result<()> {
+    let loaded = ["lorawan", "disk", "proof", "start"].iter().any(|part| wants(part));
+    if !loaded && !wants("idle") {
+        return Ok(());
+    }
+    let mut gateway = Gateway::with_site()?;
+    gateway.stop()?;
+    if wants("idle") {
+        idle(&gateway, figures)?;
+    }
+    if !loaded {
+        return Ok(());
+    }
+    let mut devices = runtime.block_on(async {
+        let parts = Parts::open(&gateway)?;
+        let devices = parts.add_lora(DEVICES).await?;
+        tokio::task::block_in_place(|| parts.close())?;
+        anyhow::Ok(devices)
+    })?;
+    rates::open_sessions(&gateway, &mut devices)?;
+    if wants("disk") {
+        rates::disk(&gateway, &mut devices, figures)?;
+    }
+    if wants("lorawan") {
+        rates::lorawan(&gateway, &mut devices, figures)?;
+    }
+    if wants("proof") {
+        proofs::measure(&gateway, figures)?;
+    }
+    if wants("start") {
+        start(runtime, &gateway, &devices[0], figures)?;
+    }
     Ok(())
 }
 
@@ -94,9 +116,9 @@ fn idle(gateway: &Gateway, figures: &mut Figures) -> Result<()> {
     let seconds = IDLE.as_secs_f64();
     let how = "a site of one gateway, no sensors, over 60 s with its heartbeat";
     let cpu = (after.cpu_s - before.cpu_s) * 100.0 / seconds;
-    figures.add("cpu_idle_percent", cpu, "%", &format!("{how}; ticks of 10 ms"));
-    figures.add("disk_idle_bytes_per_s", (after.written - before.written) / seconds, "B/s", how);
-    figures.add("rss_idle_mib", after.rss_mib, "MiB", how);
+    figures.add("cpu_idle_percent_n1", cpu, "%", &format!("{how}; ticks of 10 ms"));
+    figures.add("disk_idle_bytes_per_s_n1", (after.written - before.written) / seconds, "B/s", how);
+    figures.add("rss_idle_mib_n1", after.rss_mib, "MiB", how);
     daemon.stop()
 }
 

@@ -147,13 +147,6 @@ fn run(gateway: &Gateway, count: u64, load: impl FnOnce() -> Result<()>) -> Resu
     Ok(Run { per_second, used })
 }
 
-impl Usage {
-    fn since(self, before: Self) -> Self {
-        let (cpu_s, written) = (self.cpu_s - before.cpu_s, self.written - before.written);
-        Self { cpu_s, written, rss_mib: self.rss_mib }
-    }
-}
-
 /// Counts committed readings from outside, in the buffer's file.
 struct Watch {
     path: PathBuf,

@@ -100,9 +100,9 @@ impl Gateway {
         let (data, bus, tcti) = (self.data_dir(), self.bus.address(), self.tpm.tcti());
         let text = format!(
             "data_dir = {data:?}\n[bus]\naddress = {bus:?}\n[tpm]\ntcti = {tcti:?}\n\
-             insecure_software_tpm_sites = {insecure}\n[peers]\nlisten = {address:?}\n\
-             addresses = {others:?}\ndiscovery = {discovery}\n[lora]\n\
-             listen = \"127.0.0.1:{}\"\n{more}\n",
+             insecure_software_tpm_sites = {insecure}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
+             [peers]\nlisten = {address:?}\naddresses = {others:?}\ndiscovery = {discovery}\n\
+             {more}\n",
             self.lora_port,
         );
         Ok(std::fs::write(self.config(), text)?)

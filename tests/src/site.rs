@@ -84,17 +84,21 @@ impl Site {
     /// A site with these gateways; only the founder runs.
     pub fn founded(plan: Plan<'_>) -> Result<Self> {
         let mut site = Self::prepared(plan)?;
-        site.gateways[0].start()?;
-        let founder = &site.gateways[0];
-        if plan.insecure {
-            founder.found_site(&[])?;
-            site.trust(&site.maker.anchors())?;
+        site.found()?;
+        Ok(site)
+    }
+
+    /// Starts the first gateway and has it found the site.
+    pub fn found(&mut self) -> Result<()> {
+        self.gateways[0].start()?;
+        if self.gateways[0].stand.insecure {
+            self.gateways[0].found_site(&[])?;
+            self.trust(&self.maker.anchors())?;
         } else {
-            founder.init_site()?;
+            self.gateways[0].init_site()?;
         }
         // Voters come as soon as they are ready; the minute of the default is for real life.
-        site.policy(&["activation_after_ms=1000", "batch_interval_ms=500"])?;
-        Ok(site)
+        self.policy(&["activation_after_ms=1000", "batch_interval_ms=500"]).map(drop)
     }
 
     /// The gateways, none of them started.
@@ -142,6 +146,11 @@ impl Site {
             self.gateways[number].start()?;
         }
         let join = self.join(number, member)?;
+        self.admitted(number, member, join)
+    }
+
+    /// Approves the gateway that joins, and waits until it is a member.
+    pub fn admitted(&self, number: usize, member: usize, join: Peer) -> Result<()> {
         self.approve(number, member)?;
         let (code, said) = join.finish()?;
         ensure!(

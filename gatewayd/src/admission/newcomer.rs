@@ -150,6 +150,7 @@ impl Newcomer {
         let Found { connection, site, members } = self.find().await?;
         self.teller.site(site.genesis.site_name.as_str());
         if let Some(height) = self.stands(&connection).await? {
+            self.remember()?;
             return self.fetch(&connection, &site, height).await;
         }
         let attester = self.attester(&site).await?;

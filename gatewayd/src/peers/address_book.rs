@@ -315,6 +315,21 @@ fn read_line(line: &str) -> Option<(NodeId, Address)> {
     (kind == NodeKind::Gateway).then_some((node, Address::parse(address).ok()?))
 }
 
+/// Keeps addresses at which members were reached, for the transport that is started next in this
+/// data folder: a newcomer has them from its admission, and nobody knows its own yet.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn remember<'a>(
+    data_dir: &Path,
+    reached: impl Iterator<Item = (&'a NodeId, &'a String)>,
+) -> io::Result<()> {
+    let line = |(node, address): (&NodeId, &String)| {
+        format!("{} {address}\n", node.to_gateway_string())
+    };
+    save(&data_dir.join(FILE), &reached.map(line).collect::<String>())
+}
+
 /// All or nothing: a new file is synced and takes the name.
 pub(super) fn save(file: &Path, text: &str) -> io::Result<()> {
     let new = file.with_extension("new");
@@ -335,6 +350,17 @@ mod tests {
 
     fn address(text: &str) -> Address {
         Address::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_newcomer_remembers_is_dialed_by_the_member() {
+        let folder = tempfile::tempdir().unwrap();
+        let (member, name) = ("192.0.2.1:7447".to_owned(), "gateway.example".to_owned());
+        remember(folder.path(), [(&A, &member), (&B, &name)].into_iter()).unwrap();
+        let book = AddressBook::open(Some(folder.path())).unwrap();
+        let mut proven: Vec<_> = book.proven().map(|(node, at)| (node, at.as_str())).collect();
+        proven.sort_unstable();
+        assert_eq!(proven, [(A, "192.0.2.1:7447"), (B, "gateway.example:7447")]);
     }
 
     #[test]

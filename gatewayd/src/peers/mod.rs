@@ -38,6 +38,7 @@ mod tests;
 mod tls;
 mod wire;
 
+pub use address_book::remember;
 pub use discovery::{SERVICE, browse};
 pub use error::{AddressError, DialError, RequestError, SendError, StartError};
 pub use handle::{Connection, Handle, start};

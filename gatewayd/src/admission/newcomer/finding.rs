@@ -11,7 +11,7 @@ use crate::admission::head::{self, HeadError, KnownSite};
 use crate::admission::messages::{HeadAnswer, Request, Response};
 use crate::clock;
 use crate::control::JoinStep;
-use crate::peers::Connection;
+use crate::peers::{self, Connection};
 
 /// Longest wait for a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(15);
@@ -76,6 +76,13 @@ impl Newcomer {
         }
         let step = if wrong { JoinStep::Refused } else { JoinStep::Finding };
         Err(Stop::new(step, reasons.join("; ")))
+    }
+
+    /// Keeps where members were reached, for the member that this gateway becomes: nobody knows
+    /// yet where it listens itself.
+    pub(super) fn remember(&self) -> Result<(), Stop> {
+        let done = peers::remember(&self.parts.data_dir, self.finding.reached.iter());
+        done.map_err(|error| Stop::new(JoinStep::Fetching, format!("addresses: {error}")))
     }
 
     /// The operator's address first, then those where somebody was, then hints.

@@ -6,7 +6,7 @@
 //! identity.pub     identity key, public: who this is while its TPM does not answer
 //! storage.sealed   storage key, sealed to the TPM
 //! vote.sealed      vote key, encrypted under the storage key
-//! vote-next.sealed its successor, until the record names it
+//! vote-next.sealed start counter and successor, until the record names it
 //! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
 //! join.cbor        what to join, until genesis.cbor is there
 //! founding         start counter at founding, until the ledger's store has been made
@@ -90,6 +90,8 @@ pub struct Unlocked {
     pub vault: Arc<Vault>,
     /// Vote key; none when it was destroyed after a rollback.
     pub vote: Option<SigningKey>,
+    /// Its successor, while the record does not name it.
+    pub next_vote: Option<SigningKey>,
     /// Start counter in the TPM.
     pub counter: u64,
 }
@@ -291,22 +293,29 @@ impl Folder {
             Some(sealed) => Some(self.open_key(&vault, "vote.sealed", &sealed)?),
             None => None,
         };
+        let next_vote = self.kept_next_vote_key(&vault)?;
         let counter = tpm.counter_read()?;
-        Ok(Unlocked { info, vault, vote, counter })
+        Ok(Unlocked { info, vault, vote, next_vote, counter })
     }
 
     /// Destroys the vote key: an older copy of the disk was put back, and what the key has signed
-    /// since is not known here.
+    /// since is not known here. So is its successor, unless it was made since then: while the
+    /// TPM's start counter stood where it stands now.
     ///
     /// # Errors
     /// [`IdentityError::Io`].
-    pub fn destroy_vote_key(&self) -> Result<(), IdentityError> {
+    pub fn destroy_vote_key(&self, counter: u64) -> Result<(), IdentityError> {
+        let next = self.read("vote-next.sealed")?;
+        if next.is_some_and(|next| !next.starts_with(&counter.to_be_bytes())) {
+            self.remove("vote-next.sealed")?;
+        }
         self.remove("vote.sealed")
     }
 
     /// Makes a vote key that takes effect when the record says so; kept beside the old one. One
     /// that is there already and that the record `knows` as this gateway's is not used: the record
-    /// takes no key twice, and what it has signed since is not known here.
+    /// takes no key twice, and what it has signed since is not known here. `counter` is the TPM's
+    /// start counter.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -314,27 +323,40 @@ impl Folder {
         &self,
         vault: &Vault,
         knows: Option<&PublicKey>,
+        counter: u64,
     ) -> Result<SigningKey, IdentityError> {
-        if let Some(sealed) = self.read("vote-next.sealed")? {
-            let key = self.open_key(vault, "vote-next.sealed", &sealed)?;
-            if knows != Some(&key.public_key()) {
-                return Ok(key);
-            }
+        if let Some(key) = self.kept_next_vote_key(vault)?
+            && knows != Some(&key.public_key())
+        {
+            return Ok(key);
         }
         let key = new_key()?;
-        self.keep(vault, "vote-next.sealed", &key)?;
+        let sealed = self.sealed(vault, "vote-next.sealed", &key)?;
+        self.write("vote-next.sealed", &[&counter.to_be_bytes()[..], &sealed].concat())?;
         Ok(key)
     }
 
-    /// The record knows the next vote key: it replaces the old one.
+    /// The next vote key, when one waits for the record.
     ///
     /// # Errors
-    /// [`IdentityError::Io`].
-    pub fn take_next_vote_key(&self) -> Result<(), IdentityError> {
-        let (from, to) = (self.0.join("vote-next.sealed"), self.0.join("vote.sealed"));
-        std::fs::rename(&from, to)
-            .and_then(|()| sync(&self.0))
-            .map_err(|error| IdentityError::Io { path: from, error })
+    /// [`IdentityError`].
+    pub fn kept_next_vote_key(&self, vault: &Vault) -> Result<Option<SigningKey>, IdentityError> {
+        let Some(kept) = self.read("vote-next.sealed")? else { return Ok(None) };
+        let sealed = kept.get(8..).unwrap_or_default();
+        self.open_key(vault, "vote-next.sealed", sealed).map(Some)
+    }
+
+    /// The record names the next vote key: it replaces the old one, which is destroyed so.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn take_next_vote_key(&self, vault: &Vault) -> Result<(), IdentityError> {
+        let Some(key) = self.kept_next_vote_key(vault)? else {
+            // Taken before.
+            return self.must_read("vote.sealed").map(drop);
+        };
+        self.keep_vote_key(vault, &key)?;
+        self.remove("vote-next.sealed")
     }
 
     fn make_vault(&self, tpm: &Tpm) -> Result<Vault, IdentityError> {
@@ -348,11 +370,19 @@ impl Folder {
     }
 
     fn keep(&self, vault: &Vault, name: &str, key: &SigningKey) -> Result<(), IdentityError> {
+        self.write(name, &self.sealed(vault, name, key)?)
+    }
+
+    fn sealed(
+        &self,
+        vault: &Vault,
+        name: &str,
+        key: &SigningKey,
+    ) -> Result<Vec<u8>, IdentityError> {
         let secret = Zeroizing::new(key.to_bytes());
-        let sealed = vault
+        vault
             .seal(&[b"vote-key"], &secret[..])
-            .map_err(|error| IdentityError::Sealed { path: self.0.join(name), error })?;
-        self.write(name, &sealed)
+            .map_err(|error| IdentityError::Sealed { path: self.0.join(name), error })
     }
 
     fn open_key(
@@ -490,3 +520,7 @@ fn new_key() -> Result<SigningKey, IdentityError> {
 fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     vault::random().map_err(|_| IdentityError::Invalid("the system gives no random bytes"))
 }
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

@@ -27,3 +27,4 @@ pub mod store;
 pub mod systemd;
 pub mod vault;
 pub mod vendors;
+mod vote_keys;

@@ -28,12 +28,13 @@ use crate::control::{
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
-use crate::{ingest, ledger_task, peers, sensors};
+use crate::{ingest, ledger_task, peers, sensors, vote_keys};
 
 use disk::{Counted, check_disk};
 use look::{Look, not_answering};
 use parts::Connected;
 pub use parts::Parts;
+use parts::VoteKeys;
 
 /// How often a TPM that does not answer is asked again, and one that does is looked at.
 const TPM_RETRY: Duration = Duration::from_secs(2);
@@ -88,7 +89,7 @@ pub enum Request {
     Join(Box<JoinSite>, oneshot::Sender<Result<()>>),
     /// Give up a join that is not done.
     AbandonJoin(oneshot::Sender<Result<()>>),
-    /// A recovery was committed: take the new vote key and start anew.
+    /// The record names another vote key of this gateway: start anew with it.
     Restart,
     /// Proof of life for the watchdog.
     Alive(oneshot::Sender<()>),
@@ -127,7 +128,7 @@ struct Started {
 enum Stop {
     /// The daemon ends.
     End,
-    /// A recovery was committed: everything is opened anew.
+    /// The record names another vote key: everything is opened anew.
     Recovered,
     /// The record could not be written: everything is opened anew from what is on disk.
     Failed(String),
@@ -293,7 +294,8 @@ impl Site {
         }
         let Some(identity) = self.folder()?.identity()? else { return Ok(None) };
         let gateway = NodeId::of_key(&identity);
-        self.open(genesis.chain_id(), gateway, None, Arc::new(Vault::locked()), None).map(Some)
+        let locked = Arc::new(Vault::locked());
+        self.open(genesis.chain_id(), gateway, VoteKeys::default(), locked, None).map(Some)
     }
 
     /// Stops parts and waits for their threads.
@@ -380,26 +382,33 @@ impl Site {
         unlocked: Unlocked,
         counted: &mut Option<Counted>,
     ) -> anyhow::Result<Started> {
-        let Unlocked { info, vault, vote, counter } = unlocked;
-        let gateway = identity::node(&info)?;
+        let gateway = identity::node(&unlocked.info)?;
         let genesis = Arc::new(genesis);
-        let dir = self.settings.data_dir.clone();
-        let Counted { rolled_back, counter } = match *counted {
-            Some(before) => before,
-            None => {
-                let (tpm, record) = (self.tpm.clone(), Arc::clone(&genesis));
-                let why = "the disk is being looked at";
-                let check = move || check_disk(&dir, &tpm, &record, counter);
-                let checked = self.attended(why, check).await;
-                *counted.insert(checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?)
+        let before = *counted;
+        let (tpm, record) = (self.tpm.clone(), Arc::clone(&genesis));
+        let (dir, folder) = (self.settings.data_dir.clone(), self.folder()?);
+        let check = move || {
+            let mut unlocked = unlocked;
+            let counted = match before {
+                Some(before) => before,
+                None => check_disk(&dir, &tpm, &record, unlocked.counter)?,
+            };
+            match counted.rolled_back {
+                true => (unlocked.vote, unlocked.next_vote) = (None, None),
+                false => vote_keys::settle(&folder, &dir, gateway, &mut unlocked)?,
             }
+            Ok((counted, unlocked))
         };
-        let vote = vote.filter(|_| !rolled_back);
+        let checked = self.attended("the disk is being looked at", check).await;
+        let (counts, unlocked) = checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?;
+        let Counted { rolled_back, counter } = *counted.insert(counts);
+        let Unlocked { info, vault, vote, next_vote, counter: _ } = unlocked;
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
         let Connected { links, incoming } = self.connect(&info)?;
         let peers = links.peers.clone();
+        let votes = VoteKeys { vote: vote.clone(), next: next_vote };
         let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
-        let parts = self.open(chain_id, gateway, vote.clone(), opened, Some(links))?;
+        let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
         let (admission, asks) = member::channel();
         let identity = Arc::new(info);
@@ -444,7 +453,7 @@ impl Site {
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Restart) => {
-                        tracing::info!("starting anew after a recovery");
+                        tracing::info!("starting anew with another vote key");
                         return Stop::Recovered;
                     }
                     Some(other) => refuse(other, "this gateway belongs to a site"),

@@ -1,6 +1,7 @@
 //! Acts of the operator: prepared here, signed elsewhere, submitted here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ledger::codec::{Decode, Encode, Text};
 use ledger::crypto::{PublicKey, Signature};
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::identity::{Folder, identity_key, normalized};
 use crate::sensors::settings::unhex;
 use crate::site::{Request, Running};
+use crate::vault::Vault;
 
 /// How long a prepared act may be signed and submitted, ms: a walk to the safe and back.
 const VALID_MS: u64 = 7 * 24 * 3_600 * 1_000;
@@ -70,7 +72,7 @@ impl Control {
             .map_err(|error| ControlError::Refused(error.to_string()))?;
         let done = parts.ledger.submit(signed.into_transaction()).await?;
         if recovers {
-            self.take_next_key().await?;
+            self.take_next_key(parts.vault.clone()).await?;
         }
         Ok(done.info(format!("{kind:?} is on the record")))
     }
@@ -82,10 +84,11 @@ impl Control {
         let (tpm, dir) = (self.tpm.clone(), self.settings.data_dir.clone());
         let (vault, info) = (parts.vault.clone(), parts.identity.clone());
         let (chain, gateway) = (parts.genesis.chain_id().0, parts.gateway);
+        let counter = parts.counter;
         let known = parts.ledger.view(move |state| state.gateway(&gateway).map(|g| g.vote_key));
         let known = known.await?;
         let proof = blocking(move || {
-            let key = Folder::at(&dir)?.next_vote_key(&vault, known.as_ref())?;
+            let key = Folder::at(&dir)?.next_vote_key(&vault, known.as_ref(), counter)?;
             let identity = identity_key(&info)?;
             let certified = vote_key_digest(&chain, &identity, &key.public_key());
             let signed = tpm
@@ -109,10 +112,10 @@ impl Control {
 
     /// After a recovery the new vote key counts; the disk and the TPM's counter agree again, and
     /// the daemon starts anew on them.
-    async fn take_next_key(&self) -> Result<()> {
+    async fn take_next_key(&self, vault: Arc<Vault>) -> Result<()> {
         let (tpm, dir) = (self.tpm.clone(), self.settings.data_dir.clone());
         blocking(move || {
-            Folder::at(&dir)?.take_next_vote_key()?;
+            Folder::at(&dir)?.take_next_vote_key(&vault)?;
             let nv = tpm.counter_read().map_err(|error| ControlError::Tpm(error.to_string()))?;
             // The old database handle is another writer of one row: SQLite lets one at a time.
             let mut store = ledger::store::Store::open(&dir).map_err(storage)?;

@@ -8,6 +8,7 @@ mod admissions;
 mod doctor;
 mod gateways;
 mod joining;
+mod keys;
 pub mod policy;
 mod proofs;
 mod proposing;

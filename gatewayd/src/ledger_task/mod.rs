@@ -18,7 +18,7 @@ use ledger::host::Host;
 use ledger::ids::{ChainId, Era, Hash, NodeId};
 use ledger::node::Node;
 use ledger::state::State;
-use ledger::transaction::{Body, Transaction};
+use ledger::transaction::{Body, Draft, Transaction};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::SiteClock;
@@ -41,6 +41,9 @@ type Make = Box<dyn FnOnce(&Here<'_>) -> Result<Body> + Send>;
 
 /// Does something with the vote key, or learns that there is none.
 type Act = Box<dyn FnOnce(Result<Here<'_>>) + Send>;
+
+/// Makes a body that another key than the vote key signs.
+type MakeUnsigned = Box<dyn FnOnce(&State) -> Result<Body> + Send>;
 
 /// What a body is made from.
 pub struct Here<'a> {
@@ -67,6 +70,8 @@ enum Command {
     Submit { transaction: Box<Transaction>, reply: oneshot::Sender<Result<Done>> },
     View(Box<dyn FnOnce(&Node) + Send>),
     WithKey(Act),
+    Draft { make: MakeUnsigned, reply: oneshot::Sender<Result<Draft>> },
+    NextVoteKey(SigningKey),
 }
 
 /// A committed transaction.
@@ -126,6 +131,10 @@ pub fn channel() -> (Handle, Inbox) {
     (Handle { commands: sender, tip, clock }, Inbox { commands, tip: tip_in, clock: clock_in })
 }
 
+/// Makes the next vote key the vote key on the disk.
+pub type TakeNextVoteKey =
+    Box<dyn Fn() -> std::result::Result<(), crate::identity::IdentityError> + Send>;
+
 /// What the thread is started with.
 pub struct Parts {
     /// The opened ledger.
@@ -134,6 +143,10 @@ pub struct Parts {
     pub gateway: NodeId,
     /// Vote key; none: it follows.
     pub vote_key: Option<SigningKey>,
+    /// Its successor, taken when the record names it.
+    pub next_vote_key: Option<SigningKey>,
+    /// Takes the successor on the disk.
+    pub take_next_vote_key: TakeNextVoteKey,
     /// Cut batches, in order.
     pub batches: mpsc::Receiver<StoredBatch>,
     /// Where the fate of batches is told.
@@ -188,6 +201,29 @@ impl Handle {
     /// As [`Handle::propose`].
     pub async fn submit(&self, transaction: Transaction) -> Result<Done> {
         self.wait(|reply| Command::Submit { transaction: Box::new(transaction), reply }).await
+    }
+
+    /// A draft of this gateway with its next nonce, for its identity key (or a new vote key) to
+    /// sign and [`Handle::submit`] to record.
+    ///
+    /// # Errors
+    /// Refused by `make`; the ledger is not running.
+    pub async fn draft(
+        &self,
+        make: impl FnOnce(&State) -> Result<Body> + Send + 'static,
+    ) -> Result<Draft> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Draft { make: Box::new(make), reply }).await?;
+        let waited = tokio::time::timeout(COMMIT_TIMEOUT, answer).await;
+        waited.map_err(|_| not_running())?.map_err(|_| not_running())?
+    }
+
+    /// The vote key that is taken as soon as the record names it.
+    ///
+    /// # Errors
+    /// The ledger is not running.
+    pub async fn next_vote_key(&self, key: SigningKey) -> Result<()> {
+        self.send(Command::NextVoteKey(key)).await
     }
 
     /// Opens a session epoch; what follows of it in batches comes after it.

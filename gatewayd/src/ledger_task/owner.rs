@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::batches::InFlight;
 use super::links::Others;
-use super::{Command, Done, Here, Inbox, Parts, Tip};
+use super::{Command, Done, Here, Inbox, Parts, TakeNextVoteKey, Tip};
 use crate::clock::{self, SiteClock};
 use crate::control::{ControlError, Event, Result};
 use crate::ingest;
@@ -62,6 +62,8 @@ pub(super) struct Owner {
     pub(super) host: Host,
     pub(super) others: Others,
     pub(super) key: Option<SigningKey>,
+    next_key: Option<SigningKey>,
+    take_next_key: TakeNextVoteKey,
     pub(super) gateway: NodeId,
     commands: mpsc::Receiver<Command>,
     batches: mpsc::Receiver<StoredBatch>,
@@ -87,11 +89,24 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(inbox: Inbox, parts: Parts) -> std::result::Result<Self, StartError> {
         let Inbox { commands, tip, clock } = inbox;
-        let Parts { host, gateway, vote_key, batches, ingest, links, events, stopped } = parts;
+        let Parts {
+            host,
+            gateway,
+            vote_key,
+            next_vote_key,
+            take_next_vote_key,
+            batches,
+            ingest,
+            links,
+            events,
+            stopped,
+        } = parts;
         let mut owner = Self {
             host,
             others: Others::new(links),
             key: vote_key,
+            next_key: next_vote_key,
+            take_next_key: take_next_vote_key,
             gateway,
             commands,
             batches,
@@ -109,6 +124,7 @@ impl Owner {
             nonce: 0,
         };
         owner.load_recent()?;
+        owner.take_named_key();
         Ok(owner)
     }
 
@@ -199,6 +215,17 @@ impl Owner {
             }
             Command::View(look) => {
                 look(self.host.node());
+                Ok(())
+            }
+            Command::Draft { make, reply } => {
+                let drafted = make(self.state()).map(|body| self.drafted(body, None));
+                // A caller that has gone away is not told.
+                let _ = reply.send(drafted);
+                Ok(())
+            }
+            Command::NextVoteKey(key) => {
+                self.next_key = Some(key);
+                self.take_named_key();
                 Ok(())
             }
             Command::WithKey(act) => {
@@ -297,10 +324,15 @@ impl Owner {
     }
 
     pub(super) fn sign(&mut self, body: Body, attachment: Option<Hash>) -> Result<Transaction> {
+        let draft = self.drafted(body, attachment);
+        Ok(draft.sign(self.here()?.key))
+    }
+
+    fn drafted(&mut self, body: Body, attachment: Option<Hash>) -> Draft {
         let author = Author::Node(self.gateway);
         let used = self.state().activity(&author).map_or(0, |activity| activity.nonce_highest);
         self.nonce = self.nonce.max(used) + 1;
-        let draft = Draft {
+        Draft {
             chain_id: self.state().chain_id(),
             era: self.state().era(),
             author,
@@ -308,8 +340,22 @@ impl Owner {
             expiry: self.node().tip().height.0 + EXPIRY_BLOCKS,
             attachment,
             body,
+        }
+    }
+
+    /// Takes the next vote key once the record names it; the old one is destroyed.
+    fn take_named_key(&mut self) {
+        let named = self.state().gateway(&self.gateway).map(|own| own.vote_key);
+        let Some(key) = self.next_key.take_if(|next| named == Some(next.public_key())) else {
+            return;
         };
-        Ok(draft.sign(self.here()?.key))
+        self.host.set_vote_key(Some(key.clone()));
+        self.key = Some(key);
+        match (self.take_next_key)() {
+            Ok(()) => tracing::info!("the record names the new vote key; the old one is gone"),
+            // It is looked at again at the next start.
+            Err(error) => tracing::error!(%error, "the new vote key stays beside the old one"),
+        }
     }
 
     pub(super) async fn enqueue(
@@ -357,6 +403,7 @@ impl Owner {
     async fn committed(&mut self, committed: Committed) {
         let Committed { height, receipts, .. } = committed;
         self.others.set_members(self.host.node().state());
+        self.take_named_key();
         self.publish_tip();
         let mut readings = 0;
         let transactions = u32::try_from(receipts.len()).unwrap_or(u32::MAX);

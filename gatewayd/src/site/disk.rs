@@ -48,7 +48,7 @@ pub(super) fn check_disk(
         }
         StartCheck::RolledBack { stored, nv } => {
             tracing::error!(?stored, nv, "an older copy of the disk was put back");
-            folder.destroy_vote_key()?;
+            folder.destroy_vote_key(counter)?;
             Ok(Counted { rolled_back: true, counter })
         }
     }

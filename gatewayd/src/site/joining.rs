@@ -150,7 +150,7 @@ impl Site {
             listen: None,
             addresses: vec![],
             discovery: order.discover,
-            interface: None,
+            interface: self.settings.peers.interface.clone(),
             events,
             incoming: incoming_in,
             data_dir: None,

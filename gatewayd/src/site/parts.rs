@@ -33,6 +33,13 @@ pub struct Parts {
     pub(super) stopped: mpsc::Receiver<String>,
 }
 
+/// The vote key and its successor, as far as they may be used.
+#[derive(Default)]
+pub(super) struct VoteKeys {
+    pub(super) vote: Option<SigningKey>,
+    pub(super) next: Option<SigningKey>,
+}
+
 /// Connections to other gateways, before anybody has taken an end of them.
 pub(super) struct Connected {
     /// For the ledger's thread.
@@ -68,11 +75,13 @@ impl Site {
         &self,
         chain_id: ChainId,
         gateway: NodeId,
-        vote: Option<SigningKey>,
+        votes: VoteKeys,
         vault: Arc<Vault>,
         links: Option<ledger_task::Links>,
     ) -> anyhow::Result<Parts> {
+        let VoteKeys { vote, next } = votes;
         let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
+        let (folder, opener) = (self.folder()?, Arc::clone(&vault));
         let (ledger, inbox) = ledger_task::channel();
         let limits = ingest::Limits {
             batch_interval_ms: self.settings.batch_interval_ms,
@@ -87,6 +96,8 @@ impl Site {
             host,
             gateway,
             vote_key: vote,
+            next_vote_key: next,
+            take_next_vote_key: Box::new(move || folder.take_next_vote_key(&opener)),
             batches,
             ingest: handle.clone(),
             links,

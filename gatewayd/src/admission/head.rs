@@ -67,6 +67,8 @@ pub struct KnownSite {
     pub gateway: Gateway,
     /// Its EK, when the operator pinned it and the proof shows that.
     pub pinned_ek: Option<Hash>,
+    /// The header that the site code names, when it is older than `header`.
+    pub anchor_header: Option<Header>,
 }
 
 /// Checks what was answered to `Head` in a session that proves the key `peer`.
@@ -113,7 +115,20 @@ pub fn check(
     // The proof was judged: it has at least one set, and the last certified the header.
     let voters = proof.target.sets.last().cloned().ok_or(HeadError::NotAMember)?;
     let (chain_id, pinned_ek) = (header.chain_id, pinned_ek(&proof, &node));
-    Ok(KnownSite { genesis, chain_id, header, policy, voters, node, gateway, pinned_ek })
+    let steps = proof.target.steps.iter().map(|(header, _)| header);
+    let mut older = proof.target.anchors.iter().chain(steps);
+    let anchor_header = older.find(|older| Anchor::of(older) == *anchor).cloned();
+    Ok(KnownSite {
+        genesis,
+        chain_id,
+        header,
+        policy,
+        voters,
+        node,
+        gateway,
+        pinned_ek,
+        anchor_header,
+    })
 }
 
 /// The EK of a gateway that the operator trusts without a certificate.

@@ -111,9 +111,12 @@ fn a_member_of_the_site_is_known_by_the_site_code() {
     assert_eq!(known.header, *site.host.node().tip());
     assert_eq!(known.voters, site.genesis.validator_set());
     assert_eq!((&known.policy, known.pinned_ek), (&site.genesis.policy, None));
+    let genesis = State::genesis_header(&site.genesis);
+    assert_eq!(known.anchor_header, Some(genesis));
     // The newest header itself as site code.
     let tip = Anchor::of(site.host.node().tip());
-    check(&answer, &tip, &site.founder(), None).unwrap();
+    let known = check(&answer, &tip, &site.founder(), None).unwrap();
+    assert_eq!(known.anchor_header, None);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod growing;
 mod renewing;
 mod serving;
 mod showing;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -167,6 +168,7 @@ pub fn start(asks: Asks, parts: Parts) {
             events: parts.events,
             own: own_in,
             jobs: Arc::new(Semaphore::new(JOBS)),
+            snapshots: snapshots::Snapshots::default(),
         };
         Member::new(shared).run(asks.0, parts.incoming, own).await;
     });
@@ -204,6 +206,7 @@ struct Shared {
     /// This gateway asks itself like everybody else, where it is one of the voters.
     own: mpsc::Sender<Incoming>,
     jobs: Arc<Semaphore>,
+    snapshots: snapshots::Snapshots,
 }
 
 /// The task's state.
@@ -266,7 +269,11 @@ impl Member {
     }
 
     async fn look(&mut self) {
+<<<<<<< HEAD
         while self.tasks.try_join_next().is_some() {}
+=======
+        self.close_idle_snapshot();
+>>>>>>> e52a647 (admission: the record is fetched as a snapshot, from a member that serves it)
         if let Err(error) = self.grow().await {
             tracing::debug!(%error, "voters");
         }

@@ -71,8 +71,7 @@ impl Member {
             Request::Introduce => self.introduce(session, reply).await?,
             Request::Prove(challenge) => self.prove(session, *challenge, reply),
             Request::Document(hash) => send(reply, &self.document(hash).await?),
-            // Snapshots are the ledger's own business; see `peers`.
-            Request::Snapshot(_) => {}
+            Request::Snapshot(question) => self.snapshot(session, &question, reply),
         }
         Ok(())
     }

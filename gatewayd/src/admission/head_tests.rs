@@ -20,14 +20,14 @@ fn key(byte: u8) -> SigningKey {
 }
 
 /// A real small site: one gateway, some heartbeat blocks.
-struct Small {
-    genesis: Genesis,
-    host: Host,
+pub(crate) struct Small {
+    pub(crate) genesis: Genesis,
+    pub(crate) host: Host,
     _folder: tempfile::TempDir,
 }
 
 impl Small {
-    fn new(founder: u8) -> Self {
+    pub(crate) fn new(founder: u8) -> Self {
         let (identity, vote) = (key(founder), key(founder + 100));
         let (salt, folder) = (Hash([founder; 32]), tempfile::tempdir().unwrap());
         let context = Genesis::context(&salt);
@@ -63,7 +63,7 @@ impl Small {
         Self { genesis, host, _folder: folder }
     }
 
-    fn founder(&self) -> PublicKey {
+    pub(crate) fn founder(&self) -> PublicKey {
         self.genesis.founder.identity
     }
 
@@ -74,13 +74,14 @@ impl Small {
     /// What a member answers that is asked with the site code of genesis.
     fn answer(&mut self, keys: &[Key], subject: NodeId) -> HeadAnswer {
         let tip = self.host.node().tip().height;
-        let (block, certificate) = self.host.store().decided(tip).unwrap().unwrap();
+        let reader = self.host.store().reader().unwrap();
+        let certificate = reader.certificate(tip).unwrap().unwrap();
         let state = self.host.node().state();
         let Signers::Votes(_) = &certificate.signers else { panic!("voters sign") };
         let proof = Proof {
             subject: Subject::Identity(subject),
             target: Target {
-                header: block.header,
+                header: self.host.node().tip().clone(),
                 signers: certificate.signers,
                 sets: vec![self.genesis.validator_set()],
                 steps: vec![],
@@ -95,7 +96,7 @@ impl Small {
         }
     }
 
-    fn good(&mut self) -> HeadAnswer {
+    pub(crate) fn good(&mut self) -> HeadAnswer {
         let node = NodeId::of_key(&self.founder());
         self.answer(&[Key::Gateway(node), Key::LightNode(node), Key::Policy], node)
     }

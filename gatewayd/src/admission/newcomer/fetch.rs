@@ -8,12 +8,12 @@ use ledger::header::Header;
 use ledger::ids::Height;
 use ledger::store::{Store, StoreError};
 use ledger::sync::VerifiedSnapshot;
-use ledger::sync::client::{Client, Effect, Input};
+use ledger::sync::client::{Client, ClientError, Effect, Input};
 
 use super::{BLOCK_EVERY, Newcomer, Stop};
-use crate::admission::exchange::Ask;
+use crate::admission::exchange::{Ask, AskError};
 use crate::admission::head::KnownSite;
-use crate::admission::messages::{Bytes, Request, Response};
+use crate::admission::messages::{Bytes, Request, Response, Wait};
 use crate::clock;
 use crate::control::JoinStep;
 use crate::identity::Folder;
@@ -31,7 +31,8 @@ impl Newcomer {
         if site.header.height < admitted {
             return Err(Stop::after(step, "a member shows an older record", BLOCK_EVERY));
         }
-        let snapshot = self.snapshot(member, site).await?;
+        let teller = &self.teller;
+        let snapshot = snapshot(member, site, |detail| teller.step(step, detail)).await?;
         let (dir, genesis) = (self.parts.data_dir.clone(), site.genesis.clone());
         let held = site.anchor_header.clone();
         let found = move || found(&dir, &genesis, &snapshot, held.as_ref()).map(|()| genesis);
@@ -42,40 +43,62 @@ impl Newcomer {
             _ => failed(&format!("{error:#}")),
         })
     }
+}
 
-    async fn snapshot(
-        &self,
-        member: &impl Ask,
-        site: &KnownSite,
-    ) -> Result<Box<VerifiedSnapshot>, Stop> {
-        let step = JoinStep::Fetching;
-        let stop = |why: &dyn std::fmt::Display| Stop::new(step, why.to_string());
-        let mut client = Client::new(site.header.clone());
-        let mut effects = client.step(clock::boot_ms(), Input::PeerUp(site.node));
-        loop {
-            let mut question = None;
-            for effect in effects {
-                match effect {
-                    Effect::Done(snapshot) => return Ok(snapshot),
-                    Effect::Failed { error, .. } => return Err(stop(&error)),
-                    Effect::Request { bytes, .. } => question = Some(bytes),
-                }
+/// Why no snapshot came.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{}", .0.reason.as_str())]
+    Wait(Wait),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the member sends nothing more")]
+    Nothing,
+}
+
+impl From<FetchError> for Stop {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Wait(wait) => super::waiting(JoinStep::Fetching, &wait),
+            other => Self::new(JoinStep::Fetching, other.to_string()),
+        }
+    }
+}
+
+/// Asks one member for a snapshot that follows from the site's header, part by part.
+async fn snapshot(
+    member: &impl Ask,
+    site: &KnownSite,
+    tell: impl Fn(String),
+) -> Result<Box<VerifiedSnapshot>, FetchError> {
+    let mut client = Client::new(site.header.clone());
+    let mut effects = client.step(clock::boot_ms(), Input::PeerUp(site.node));
+    loop {
+        let mut question = None;
+        for effect in effects {
+            match effect {
+                Effect::Done(snapshot) => return Ok(snapshot),
+                Effect::Failed { error, .. } => return Err(error.into()),
+                Effect::Request { bytes, .. } => question = Some(bytes),
             }
-            let question = question.ok_or_else(|| stop(&"the member sends nothing more"))?;
-            let question = Bytes::new(question).map_err(|error| stop(&error))?;
-            let answer = member.ask(&Request::Snapshot(question)).await;
-            let bytes = match answer.map_err(|error| stop(&error))?.0 {
-                Response::Snapshot(part) => part.into_vec(),
-                Response::Wait(wait) => return Err(super::waiting(step, &wait)),
-                Response::Refused(refused) => return Err(stop(&refused.reason.as_str())),
-                _ => return Err(stop(&"a member answers something else than was asked")),
-            };
-            effects = client.step(clock::boot_ms(), Input::Answer { from: site.node, bytes });
-            let so_far = client.progress();
-            if so_far.of > 0 {
-                let detail = format!("{} of {} entries of the state", so_far.entries, so_far.of);
-                self.teller.step(step, detail);
+        }
+        let question = Bytes::new(question.ok_or(FetchError::Nothing)?).map_err(AskError::from)?;
+        let bytes = match member.ask(&Request::Snapshot(question)).await?.0 {
+            Response::Snapshot(part) => part.into_vec(),
+            Response::Wait(wait) => return Err(FetchError::Wait(wait)),
+            Response::Refused(refused) => {
+                return Err(FetchError::Refused(refused.reason.as_str().into()));
             }
+            _ => return Err(AskError::Unexpected.into()),
+        };
+        effects = client.step(clock::boot_ms(), Input::Answer { from: site.node, bytes });
+        let so_far = client.progress();
+        if so_far.of > 0 {
+            tell(format!("{} of {} entries of the state", so_far.entries, so_far.of));
         }
     }
 }
@@ -99,4 +122,79 @@ fn found(
     drop(store);
     folder.joined(genesis)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ledger::codec::{Decode, Encode};
+    use ledger::consensus::message::Message;
+    use ledger::proof::Anchor;
+    use ledger::state::State;
+    use ledger::store::SnapshotServer;
+
+    use super::*;
+    use crate::admission::head;
+    use crate::admission::head::tests::Small;
+
+    /// A member that serves its record, or bytes of another.
+    struct Member {
+        server: Mutex<SnapshotServer>,
+        flip: bool,
+    }
+
+    impl Ask for Member {
+        async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
+            let Request::Snapshot(question) = request else { return Err(AskError::Unexpected) };
+            let Ok(Message::SnapshotRequest(request)) = Message::from_bytes(question) else {
+                return Err(AskError::Unexpected);
+            };
+            let part = self.server.lock().unwrap().answer(1, &request).unwrap();
+            let mut bytes = Message::Snapshot(part).to_bytes();
+            if self.flip {
+                let last = bytes.len() - 40;
+                bytes[last] ^= 1;
+            }
+            Ok((Response::Snapshot(Bytes::new(bytes)?), [0; 32]))
+        }
+    }
+
+    fn known(site: &mut Small) -> KnownSite {
+        let anchor = Anchor::of(&State::genesis_header(&site.genesis));
+        head::check(&site.good(), &anchor, &site.founder(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_record_is_founded_from_what_a_member_serves() {
+        let mut site = Small::new(1);
+        let known = known(&mut site);
+        let member =
+            Member { server: Mutex::new(site.host.store().snapshot_server()), flip: false };
+        let snapshot = snapshot(&member, &known, |_| {}).await.unwrap();
+        let here = tempfile::tempdir().unwrap();
+        // Left by a fetch that was cut off.
+        std::fs::write(here.path().join("wal-a"), b"half").unwrap();
+        let held = known.anchor_header.as_ref();
+        found(here.path(), &known.genesis, &snapshot, held).unwrap();
+        let folder = Folder::at(here.path()).unwrap();
+        assert_eq!(folder.genesis().unwrap(), Some(known.genesis.clone()));
+        let loaded = Store::open(here.path()).unwrap().load().unwrap();
+        assert_eq!(loaded.tip, known.header);
+        let again = found(here.path(), &known.genesis, &snapshot, held);
+        assert!(again.is_err(), "a site is never replaced");
+    }
+
+    #[tokio::test]
+    async fn a_member_that_sends_something_else_is_of_no_use() {
+        let (mut site, mut other) = (Small::new(1), Small::new(2));
+        let known = known(&mut site);
+        let server = Mutex::new(other.host.store().snapshot_server());
+        let stranger = Member { server, flip: false };
+        let error = snapshot(&stranger, &known, |_| {}).await.unwrap_err();
+        assert!(matches!(error, FetchError::Client(_)), "{error}");
+        let server = Mutex::new(site.host.store().snapshot_server());
+        let liar = Member { server, flip: true };
+        assert!(snapshot(&liar, &known, |_| {}).await.is_err());
+    }
 }

@@ -269,11 +269,8 @@ impl Member {
     }
 
     async fn look(&mut self) {
-<<<<<<< HEAD
         while self.tasks.try_join_next().is_some() {}
-=======
         self.close_idle_snapshot();
->>>>>>> e52a647 (admission: the record is fetched as a snapshot, from a member that serves it)
         if let Err(error) = self.grow().await {
             tracing::debug!(%error, "voters");
         }

@@ -21,7 +21,7 @@ pub(super) type Snapshots = Arc<Mutex<Option<SnapshotServer>>>;
 
 impl Member {
     /// Answers a question about a snapshot: to members alone, whom it lets read everything.
-    pub(super) fn snapshot(&self, session: &Session, question: &[u8], reply: Reply) {
+    pub(super) fn snapshot(&mut self, session: &Session, question: &[u8], reply: Reply) {
         if !session.member {
             return send(reply, &denied(&Denial::NotAMember));
         }

@@ -118,6 +118,8 @@ async fn found() -> Founded {
         host,
         gateway,
         vote_key: Some(founder.vote.clone()),
+        next_vote_key: None,
+        take_next_vote_key: Box::new(|| Ok(())),
         batches: opened.batches,
         ingest: opened.handle,
         links: None,

@@ -100,6 +100,19 @@ pub(crate) fn walk(
     Ok((index, ImaProgress { offset: start.offset + judged, register }))
 }
 
+/// Whether a log, from its first byte, passes through a value of the register. For an attester: a
+/// log that was read before the quote may have been overtaken by it, and is then read again.
+#[must_use]
+pub fn leads_to(log: &[u8], register: &Register) -> bool {
+    let mut value = [0; 32];
+    let own = |entry: &Entry<'_>| entry.pcr == u32::from(IMA_PCR);
+    value == *register
+        || Entries::new(log).map_while(Result::ok).filter(own).any(|entry| {
+            value = entry.extend(&value);
+            value == *register
+        })
+}
+
 fn check_aggregate(entry: &Entry<'_>, aggregates: &[Register]) -> Result<(), ImaReason> {
     let is_one = |digest: FileDigest| {
         aggregates.iter().any(|aggregate| digest == FileDigest::Sha256(*aggregate))

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use attestation::ima::{Entries, ImaReason};
+use attestation::ima::{Entries, ImaReason, leads_to};
 use attestation::pcr::PcrSelection;
 use attestation::propose::ProposeError;
 use attestation::reference_values::{FileDigest, ReferenceFile, ReferenceValues};
@@ -161,6 +161,9 @@ fn a_log_may_be_ahead_of_the_quote() {
     let result = trial_of(&quoted, &sent, &learn(&quoted)).assert_accepted();
     let judged = result.judged().unwrap();
     assert_eq!(judged.ima_offset(), quoted.bytes.len() as u64);
+    // An attester finds out by itself which of its logs explain a quote.
+    assert!(leads_to(&sent.bytes, &quoted.register) && leads_to(&sent.bytes, &sent.register));
+    assert!(leads_to(&[], &[0; 32]) && !leads_to(&quoted.bytes, &sent.register));
     // With the next part it is judged.
     let mut next = trial_of(&sent, &sent, &learn(&quoted));
     next.judged = Some(judged.clone());

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use attestation::ParseError;
 use attestation::activation::CredentialBlob;
+use attestation::ima::{IMA_PCR, leads_to};
 use attestation::pcr::PcrSelection;
 use attestation::tpm::{IdentityInfo, Tpm, TpmError};
+use attestation::{Evidence, ParseError};
 use ledger::codec::{DecodeError, Text};
 use ledger::crypto::{PublicKey, SigningKey};
 use ledger::ids::{ChainId, Height};
@@ -125,14 +126,44 @@ impl Attester {
     ) -> Result<Answer, AttesterError> {
         let blob = CredentialBlob::from_bytes(&challenge.credential)?;
         let pcrs = PcrSelection::from_bits(challenge.pcrs)?;
+        let mut attested = self.attest(challenge, exporter, pcrs, blob.clone()).await?;
+        for _ in 1..QUOTE_ATTEMPTS {
+            let (logs, from) = (self.logs.clone(), challenge.logs.ima_from);
+            let (explained, same) =
+                blocking(move || Ok((explains(&logs, from, &attested), attested))).await?;
+            attested = same;
+            if explained {
+                break;
+            }
+            attested = self.attest(challenge, exporter, pcrs, blob.clone()).await?;
+        }
+        let Attested { event_log, ima, evidence } = attested;
+        let nonce = challenge.nonce;
+        let mut parts = Vec::new();
+        let mut last = |log: Option<Vec<u8>>, ima| {
+            log.map(|log| split(&mut parts, &log, |bytes| LogPart { nonce, ima, bytes }))
+                .transpose()
+        };
+        let event_log = last(event_log, false)?;
+        let ima = last(ima, true)?;
+        let evidence = Bytes::new(evidence.to_bytes())?;
+        Ok(Answer { parts, evidence: EvidenceRequest { nonce, evidence, event_log, ima } })
+    }
+
+    /// Reads the logs that are asked for, and has the TPM attest over their digests.
+    async fn attest(
+        &self,
+        challenge: &Challenge,
+        exporter: &[u8; 32],
+        pcrs: PcrSelection,
+        blob: CredentialBlob,
+    ) -> Result<Attested, AttesterError> {
         let (wanted, logs) = (challenge.logs, self.logs.clone());
         let read = move || {
             let event_log = wanted.event.then(|| logs.event_log()).transpose()?;
             let ima = wanted.ima_from.map(|from| logs.ima(from)).transpose()?;
             Ok::<_, AttesterError>((event_log, ima))
         };
-        // A log that grows afterwards does not match its register any more: read before the quote
-        // and quoted at once, the two seldom differ; a verifier asks again when they do.
         let (event_log, ima) = blocking(read).await?;
         let qualifying = qualifying_data(&Bound {
             nonce: challenge.nonce,
@@ -145,18 +176,36 @@ impl Attester {
         });
         let tpm = self.tpm.clone();
         let evidence = blocking(move || Ok(tpm.attest(qualifying, pcrs, blob)?)).await?;
-        let nonce = challenge.nonce;
-        let mut parts = Vec::new();
-        let mut last = |log: Option<Vec<u8>>, ima| {
-            log.map(|log| split(&mut parts, &log, |bytes| LogPart { nonce, ima, bytes }))
-                .transpose()
-        };
-        let event_log = last(event_log, false)?;
-        let ima = last(ima, true)?;
-        let evidence = Bytes::new(evidence.to_bytes())?;
-        Ok(Answer { parts, evidence: EvidenceRequest { nonce, evidence, event_log, ima } })
+        Ok(Attested { event_log, ima, evidence })
     }
 }
+
+/// Logs, and the evidence that was made over their digests.
+struct Attested {
+    event_log: Option<Vec<u8>>,
+    ima: Option<Vec<u8>>,
+    evidence: Evidence,
+}
+
+/// Whether the IMA log that was sent from a byte on explains the quote: its digest is in the quote,
+/// so it was read before, and files may have been opened in between. A log that cannot be read in
+/// whole is the verifier's to judge. Blocks.
+fn explains(logs: &MachineLogs, from: Option<u64>, attested: &Attested) -> bool {
+    let evidence = &attested.evidence;
+    let place = evidence.pcrs.iter().position(|pcr| pcr == IMA_PCR);
+    let register = place.and_then(|place| evidence.pcr_values.get(place));
+    let (Some(from), Some(sent), Some(register)) = (from, &attested.ima, register) else {
+        return true;
+    };
+    let Ok(whole) = logs.ima(0) else { return true };
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let end = from.saturating_add(sent.len()).min(whole.len());
+    leads_to(&whole[..end], register)
+}
+
+/// How often the IMA log is read and quoted again when files were opened in between. A file is
+/// measured when it is opened for the first time, so a machine soon comes to rest.
+const QUOTE_ATTEMPTS: usize = 4;
 
 /// Cuts a log into parts; the last of them is returned.
 fn split(
@@ -198,4 +247,66 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AttesterError> + Send + 'static,
 ) -> Result<T, AttesterError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| AttesterError::Broke)?
+}
+
+#[cfg(test)]
+mod tests {
+    use attestation::ima::Entries;
+    use attestation::manufacturer::Manufacturer;
+
+    use super::*;
+
+    fn attested(ima: &[u8], register: [u8; 32]) -> Attested {
+        let evidence = Evidence {
+            manufacturer: Manufacturer(0),
+            ek_public: Vec::new(),
+            ak_public: Vec::new(),
+            identity_public: Vec::new(),
+            activated: [0; 32],
+            certification: Vec::new(),
+            certification_signature: Vec::new(),
+            quote: Vec::new(),
+            quote_signature: Vec::new(),
+            pcrs: PcrSelection::new(&[7, IMA_PCR]).expect("registers"),
+            pcr_values: vec![[7; 32], register],
+        };
+        Attested { event_log: None, ima: Some(ima.to_vec()), evidence }
+    }
+
+    /// Three entries of a real machine; the quote may come after any of them.
+    #[test]
+    fn a_quote_that_overtook_the_log_is_noticed() {
+        let sample =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/testdata/logs/ima-ng.entries");
+        let whole = std::fs::read(sample).expect("test data");
+        let mut entries = Entries::new(&whole);
+        let mut register = [0; 32];
+        let places: Vec<(usize, [u8; 32])> = std::iter::from_fn(|| {
+            register = entries.next()?.expect("an entry").extend(&register);
+            Some((whole.len() - entries.rest().len(), register))
+        })
+        .collect();
+        let logs = MachineLogs::at("/nonexistent".as_ref(), sample.as_ref());
+        let [(first, _), (second, at_second), (_, at_end)] = places[..] else {
+            panic!("three entries")
+        };
+        for (from, end, register, explained) in [
+            (0, second, at_second, true),
+            (0, second, at_end, false),
+            (0, whole.len(), at_second, true),
+            (first, second, at_end, false),
+            (first, whole.len(), at_end, true),
+            (whole.len(), whole.len(), at_end, true),
+        ] {
+            let sent = attested(&whole[from..end], register);
+            assert_eq!(explains(&logs, Some(from as u64), &sent), explained, "{from}..{end}");
+        }
+        let overtaken = attested(&[], at_end);
+        assert!(explains(&logs, None, &overtaken), "no log was asked for");
+        assert!(!explains(&logs, Some(0), &overtaken));
+        assert!(
+            explains(&logs, Some(u64::MAX), &overtaken),
+            "shorter than it was: not ours to say"
+        );
+    }
 }

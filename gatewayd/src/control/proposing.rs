@@ -39,8 +39,9 @@ impl Control {
         let pcrs = parts.ledger.view(|state| state.policy().pcrs).await?;
         let (tpm, info) = (self.tpm.clone(), parts.identity.clone());
         blocking(move || {
-            let logs = logs(&MachineLogs::default(), profile)?;
+            // The log may be ahead of the quote, not behind it.
             let evidence = quote(&tpm, &info, pcrs)?;
+            let logs = logs(&MachineLogs::default(), profile)?;
             let found = propose(&evidence, &logs, profile)
                 .map_err(|error| ControlError::Refused(error.to_string()))?;
             Ok(found.iter().map(attestation::ReferenceValues::to_bytes).collect())

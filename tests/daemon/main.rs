@@ -4,6 +4,7 @@ mod command_line;
 mod config;
 mod dbus;
 mod lora;
+mod management;
 mod pairing;
 mod recovery;
 mod serial;

@@ -285,9 +285,10 @@ async fn introduced(parts: &Running, newcomer: &AdmissionInfo) -> Result<Introdu
 }
 
 fn choose_newcomer(pending: Vec<AdmissionInfo>, id: &str) -> Result<AdmissionInfo> {
-    let mut found = pending.into_iter().filter(|newcomer| newcomer.id.starts_with(id));
+    let long_enough = id.len() >= MIN_PREFIX;
+    let mut found = pending.into_iter().filter(|one| long_enough && one.id.starts_with(id));
     match (found.next(), found.next()) {
-        (Some(newcomer), None) if id.len() >= MIN_PREFIX => Ok(newcomer),
+        (Some(newcomer), None) => Ok(newcomer),
         (Some(_), Some(_)) => {
             Err(invalid(&format!("several newcomers begin with {id}: give more of the ID")))
         }

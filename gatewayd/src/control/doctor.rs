@@ -22,6 +22,7 @@ impl Control {
         checks.push(disk_check(&self.settings.data_dir));
         checks.extend(port_checks());
         checks.push(self.forwarder_check().await);
+        checks.extend(self.peer_checks());
         // Whoever reads this was answered over the bus.
         checks.push(ok("bus", "the bus answers and the name is held".into()));
         Ok(checks)
@@ -34,6 +35,7 @@ impl Control {
             DaemonState::Running => ok("site", status.site.clone().unwrap_or_default()),
             DaemonState::Uninitialised => failed("site", why, "gatewayctl site init --name NAME"),
             DaemonState::RolledBack => failed("site", why, "gatewayctl site recover"),
+            DaemonState::Joining => warning("site", why, "gatewayctl gateway progress"),
             _ => warning("site", why, "see the other checks"),
         }
     }
@@ -56,6 +58,35 @@ impl Control {
             Ok(Err(error)) => failed("tpm", error.to_string(), fix),
             Err(error) => failed("tpm", error.to_string(), fix),
         }
+    }
+
+    /// Whether other gateways can be reached, and can reach this one.
+    fn peer_checks(&self) -> Vec<DoctorCheck> {
+        let peers = &self.settings.peers;
+        let Ok(parts) = self.parts() else {
+            let what = "connections begin with the site".to_owned();
+            return vec![ok("peers", what), discovery_check(peers.discovery)];
+        };
+        let listens = match (peers.listen, parts.peers.not_listening()) {
+            (_, Some(why)) => {
+                failed("peers", why, "is the port free? See [peers] in gatewayd.toml(5)")
+            }
+            (Some(address), None) => ok("peers", format!("other gateways may dial {address}")),
+            (None, None) => ok("peers", "this gateway only dials".into()),
+        };
+        vec![listens, self.members_check(), discovery_check(peers.discovery)]
+    }
+
+    fn members_check(&self) -> DoctorCheck {
+        let status = self.status();
+        let others = status.members.saturating_sub(1);
+        let what = format!("{} of {others} other members connected", status.connected);
+        if status.connected >= others {
+            return ok("members", what);
+        }
+        let fix =
+            "is TCP port 7447 open between the gateways? `gatewayctl gateway list` names them";
+        warning("members", what, fix)
     }
 
     async fn forwarder_check(&self) -> DoctorCheck {
@@ -132,6 +163,13 @@ fn ek_type(kind: EkKind) -> &'static str {
         EkKind::Rsa2048 => "rsa-2048",
         EkKind::P256 => "p256",
         EkKind::P384 => "p384",
+    }
+}
+
+fn discovery_check(on: bool) -> DoctorCheck {
+    match on {
+        true => ok("discovery", "members are looked for by mDNS".into()),
+        false => ok("discovery", "mDNS is off: members are found by address alone".into()),
     }
 }
 

@@ -5,6 +5,7 @@ use ledger::ids::NodeId;
 use ledger::state::{Attestation, Gateway, State};
 
 use super::{Control, ControlError, GatewayInfo, HistoryEntry, Result};
+use crate::peers::PeerStatus;
 use crate::sensors::settings::hex;
 use crate::site::Running;
 use crate::status::attestation_word;
@@ -64,8 +65,20 @@ pub(crate) async fn gateways(parts: &Running) -> Result<Vec<GatewayInfo>> {
         state.gateways().map(one).collect::<Vec<_>>()
     });
     let mut list = list.await?;
+    connect(&mut list, &parts.peers.peers().borrow());
     list.sort_by(|a, b| b.voter.cmp(&a.voter).then_with(|| a.id.cmp(&b.id)));
     Ok(list)
+}
+
+/// Says of each gateway whether it is connected now, and where.
+fn connect(list: &mut [GatewayInfo], peers: &[PeerStatus]) {
+    for peer in peers {
+        let id = peer.node.to_gateway_string();
+        if let Some(gateway) = list.iter_mut().find(|gateway| gateway.id == id) {
+            gateway.connected = true;
+            gateway.address = Some(peer.address.to_string());
+        }
+    }
 }
 
 /// What the record says of a gateway.
@@ -150,6 +163,7 @@ fn choose(list: Vec<GatewayInfo>, id: &str) -> Result<GatewayInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::Direction;
 
     fn gateway(id: &str) -> GatewayInfo {
         GatewayInfo {
@@ -172,6 +186,25 @@ mod tests {
             identity_key: String::new(),
             vote_key: String::new(),
         }
+    }
+
+    #[test]
+    fn who_is_heard_is_connected() {
+        let node = NodeId([7; 20]);
+        let mut list = [gateway(&node.to_gateway_string()), gateway("gw1other")];
+        list.iter_mut().for_each(|gateway| gateway.connected = false);
+        let peer = PeerStatus {
+            node,
+            address: ([192, 0, 2, 1], 7447).into(),
+            direction: Direction::Incoming,
+            since_ms: 0,
+            last_heard_ms: 0,
+            duplicates: 0,
+            dropped: 0,
+        };
+        connect(&mut list, &[peer]);
+        assert!(list[0].connected && !list[1].connected);
+        assert_eq!(list[0].address.as_deref(), Some("192.0.2.1:7447"));
     }
 
     #[test]

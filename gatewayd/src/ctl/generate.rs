@@ -65,6 +65,8 @@ mod tests {
         assert!(page("gatewayctl.1").contains("verification failed"));
         assert!(page("gatewayctl-status.1").contains("Manager.Status"));
         assert!(page("gatewayctl-sensor-history.1").contains("Sensor.History"));
+        assert!(page("gatewayctl-gateway-join.1").contains("Manager.Join"));
+        assert!(page("gatewayctl-site-policy-anchor-add.1").contains("SubmitOperatorAct"));
         let hidden = arguments.folder.join("gatewayctl-man.1").exists();
         assert!(!hidden, "hidden commands have no page");
     }

@@ -324,9 +324,8 @@ pub fn remember<'a>(
     data_dir: &Path,
     reached: impl Iterator<Item = (&'a NodeId, &'a String)>,
 ) -> io::Result<()> {
-    let line = |(node, address): (&NodeId, &String)| {
-        format!("{} {address}\n", node.to_gateway_string())
-    };
+    let line =
+        |(node, address): (&NodeId, &String)| format!("{} {address}\n", node.to_gateway_string());
     save(&data_dir.join(FILE), &reached.map(line).collect::<String>())
 }
 

@@ -60,7 +60,7 @@ async fn absurd_arguments_are_named() {
         ("long name", manager.init_site(long(), key.clone(), none()).await.err()),
         ("unknown option", manager.init_site("s".into(), key, unknown).await.err()),
         ("no signature", manager.submit_operator_act(vec![1], vec![]).await.err()),
-        ("endless act", manager.submit_operator_act(vec![1; 100_000], vec![0; 64]).await.err()),
+        ("endless act", manager.submit_operator_act(vec![1; 200_000], vec![0; 64]).await.err()),
         ("long sensor", manager.find_sensor(long()).await.err()),
         ("no address", manager.join("gws1".into(), full().dict()).await.err()),
         ("no label", manager.join("gws1".into(), discover().dict()).await.err()),

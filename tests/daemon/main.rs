@@ -16,3 +16,4 @@ mod site_refusals;
 mod site_replacement;
 mod store;
 mod tpm;
+mod transport;

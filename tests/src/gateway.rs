@@ -150,7 +150,8 @@ impl Gateway {
         Ok(())
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// What the daemon says.
+    pub fn log_file(&self) -> PathBuf {
         self.dir.path().join("gatewayd.log")
     }
 

@@ -465,7 +465,8 @@ impl Drop for Credit {
     }
 }
 
-type Waiting = oneshot::Sender<Result<Vec<u8>, RequestError>>;
+type Answered = Result<Vec<u8>, RequestError>;
+type Waiting = oneshot::Sender<Answered>;
 
 /// Requests that wait for their answer.
 #[derive(Debug, Default)]
@@ -485,9 +486,7 @@ impl Calls {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(
-        &self,
-    ) -> Result<(u32, oneshot::Receiver<Result<Vec<u8>, RequestError>>), RequestError> {
+    fn open(&self) -> Result<(u32, oneshot::Receiver<Answered>), RequestError> {
         let mut open = self.lock();
         if let Some(why) = open.closed {
             return Err(RequestError::Closed(why));

@@ -8,28 +8,28 @@ const NEAR: u64 = 2;
 
 /// What is known beside the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Around {
+pub(super) struct Around {
     /// Blocks that a connected gateway says it has and this one has not.
-    pub behind: u64,
+    pub(super) behind: u64,
     /// `gw1…` of whom they are fetched from.
-    pub syncing_from: Option<String>,
+    pub(super) syncing_from: Option<String>,
     /// The policy lets software TPMs in.
-    pub insecure: bool,
+    pub(super) insecure: bool,
 }
 
 /// Voters that neither are this gateway nor are connected to it.
-pub fn silent_voters(gateways: &[GatewayInfo]) -> Vec<String> {
+pub(super) fn silent_voters(gateways: &[GatewayInfo]) -> Vec<String> {
     let silent = gateways.iter().filter(|gateway| gateway.voter && !gateway.connected);
     silent.map(|gateway| gateway.id.clone()).collect()
 }
 
 /// How many voters may be lost at most, of so many.
-pub fn tolerance(voters: usize) -> usize {
+pub(super) fn tolerance(voters: usize) -> usize {
     voters.saturating_sub(1) / 3
 }
 
 /// How many voters may still be lost, in a sentence.
-pub fn endurance(members: usize, voters: usize, silent: usize) -> String {
+pub(super) fn endurance(members: usize, voters: usize, silent: usize) -> String {
     let may = tolerance(voters);
     if silent > may {
         return format!(
@@ -54,7 +54,7 @@ pub fn endurance(members: usize, voters: usize, silent: usize) -> String {
 }
 
 /// Why the site as a whole does not work as it should.
-pub fn reasons(gateways: &[GatewayInfo], around: &Around) -> Vec<String> {
+pub(super) fn reasons(gateways: &[GatewayInfo], around: &Around) -> Vec<String> {
     let mut reasons = Vec::new();
     let voters = gateways.iter().filter(|gateway| gateway.voter).count();
     let silent = silent_voters(gateways);
@@ -70,7 +70,7 @@ pub fn reasons(gateways: &[GatewayInfo], around: &Around) -> Vec<String> {
 }
 
 /// What must always be said of the site's gateways.
-pub fn warnings(gateways: &[GatewayInfo], around: &Around) -> Vec<String> {
+pub(super) fn warnings(gateways: &[GatewayInfo], around: &Around) -> Vec<String> {
     let mut warnings = Vec::new();
     if around.insecure {
         let what = "INSECURE site: its policy lets software TPMs in; attestation proves nothing";

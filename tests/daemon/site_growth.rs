@@ -17,10 +17,12 @@ fn four_gateways_are_admitted_one_after_another() -> Result<()> {
         site.admit(gateway)?;
     }
     site.wait_voters(4)?;
-    for gateway in 0..4 {
-        ensure!(site.figure(gateway, "members") == 4, "members as seen by {gateway}");
-        ensure!(site.figure(gateway, "voters_may_fail") == 1, "tolerance as seen by {gateway}");
-    }
+    // Each hears all others, also those whose address it was told by others.
+    site.wait_all("everybody to hear everybody", &[0, 1, 2, 3], |site, gateway| {
+        site.figure(gateway, "members") == 4
+            && site.figure(gateway, "connected") == 3
+            && site.figure(gateway, "voters_may_fail") == 1
+    })?;
 
     let load = Load::start(&site.gateways[2], "cellar", &["--count", "0", "--interval", "0.1"])?;
     load.wait_more(5)?;

@@ -18,8 +18,8 @@ use crate::peers::PeerStatus;
 /// All members sign the blocks at these heights, so that they sign the same one.
 const READY_EVERY: u64 = 8;
 
-/// Signed blocks that are kept of one member: those that are not too old.
-const MAX_KEPT: usize = (MAX_READY_AGE / READY_EVERY) as usize + 1;
+/// Signed blocks that are kept of one member: those that are not too old, and some tips.
+const MAX_KEPT: usize = (MAX_READY_AGE / READY_EVERY) as usize + 4;
 
 /// Members of whom signatures are kept.
 const MAX_MEMBERS: usize = 128;

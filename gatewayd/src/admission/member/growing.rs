@@ -33,8 +33,10 @@ const READY_TO: usize = 4;
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Growing {
-    /// The block that was signed last, and when (boot time).
-    said: Option<(Height, Hash, u64)>,
+    /// The blocks that were signed last, and when (boot time): the rounded one, and the tip.
+    said: [Option<(Height, Hash, u64)>; 2],
+    /// The tip of the last look.
+    tip: Option<Height>,
     collecting: Arc<AtomicBool>,
     collected_ms: u64,
 }
@@ -74,23 +76,42 @@ impl Member {
         Ok(())
     }
 
+    /// Says so over the rounded block; on a quiet site over its tip, too: that stands for all, and
+    /// a record that began with a snapshot may not have the rounded one.
     async fn say_ready(&mut self, votes: &Votes, connected: &[NodeId]) -> Result<()> {
-        let height = ready_height(votes.tip);
+        let (rounded, tip) = (ready_height(votes.tip), votes.tip);
+        let stands = self.growing.tip.replace(tip) == Some(tip);
+        let heights = [Some(rounded), (stands && tip != rounded).then_some(tip)];
+        for (which, height) in heights.into_iter().enumerate() {
+            if let Some(height) = height.filter(|height| *height <= tip) {
+                self.say_ready_at(which, height, &votes.voters, connected).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_ready_at(
+        &mut self,
+        which: usize,
+        height: Height,
+        voters: &[NodeId],
+        connected: &[NodeId],
+    ) -> Result<()> {
         let Some(hash) = header_hash(&self.shared, height).await? else { return Ok(()) };
         let now_ms = clock::boot_ms();
-        let said = self.growing.said.is_some_and(|(at, which, when)| {
-            (at, which) == (height, hash) && now_ms.saturating_sub(when) < READY_AGAIN_MS
+        let said = self.growing.said[which].is_some_and(|(at, of, when)| {
+            (at, of) == (height, hash) && now_ms.saturating_sub(when) < READY_AGAIN_MS
         });
-        if said || height > votes.tip {
+        if said {
             return Ok(());
         }
         let sign = move |here: &crate::ledger_task::Here<'_>| {
             here.key.sign_digest(&ready_digest(&here.chain_id, here.era, height, &hash))
         };
         let signature = self.shared.ledger.with_key(sign).await?;
-        self.growing.said = Some((height, hash, now_ms));
+        self.growing.said[which] = Some((height, hash, now_ms));
         let request = Request::Ready(Ready { height, hash, signature });
-        for voter in votes.voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
+        for voter in voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
             let conversation = Conversation::new(self.shared.clone(), *voter, ATTEST_TIMEOUT);
             let request = request.clone();
             self.tasks.spawn(async move {

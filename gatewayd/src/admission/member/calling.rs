@@ -64,6 +64,9 @@ impl Member {
             votes.then(|| known(state, &own))
         };
         let Some(members) = self.shared.ledger.view(view).await? else { return Ok(()) };
+        if self.calling.running.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let now_ms = clock::boot_ms();
         let (site_ms, _) = self.shared.ledger.clock().borrow().now();
         let urgent = self.calling.urgent.take();
@@ -80,9 +83,7 @@ impl Member {
             again && (asked || is_due(member, here_ms, site_ms))
         });
         let Some(node) = due.map(|member| member.node) else { return Ok(()) };
-        if self.calling.running.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
+        self.calling.running.store(true, Ordering::Relaxed);
         self.calling.called.retain(|_, at| now_ms.saturating_sub(*at) < CALL_EVERY_MS);
         if self.calling.called.len() < MAX_CALLED {
             self.calling.called.insert(node, now_ms);

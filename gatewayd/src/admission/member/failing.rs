@@ -29,6 +29,8 @@ const COLLECT_AGAIN_MS: u64 = 10_000;
 pub(super) struct Failing {
     collecting: Arc<AtomicBool>,
     collected_ms: u64,
+    /// Whose turn it is, where several have failed.
+    turn: usize,
 }
 
 impl Member {
@@ -45,7 +47,10 @@ impl Member {
     pub(super) async fn fail(&mut self) -> Result<()> {
         let now_ms = clock::boot_ms();
         let since = now_ms.saturating_sub(FAILED_MS);
-        let Some(statement) = self.verifier.failures(since).next().cloned() else {
+        // One after the other: one that the others do not find failing keeps nobody else.
+        let count = self.verifier.failures(since).count();
+        let turn = self.failing.turn.checked_rem(count).unwrap_or(0);
+        let Some(statement) = self.verifier.failures(since).nth(turn).cloned() else {
             return Ok(());
         };
         if now_ms.saturating_sub(self.failing.collected_ms) < COLLECT_AGAIN_MS {
@@ -72,6 +77,7 @@ impl Member {
             return Ok(());
         }
         self.failing.collected_ms = now_ms;
+        self.failing.turn = self.failing.turn.wrapping_add(1);
         let (shared, done) = (self.shared.clone(), Arc::clone(&self.failing.collecting));
         self.tasks.spawn(async move {
             if let Err(error) = suspend(&shared, &voters, needed, statement).await {

@@ -30,6 +30,9 @@ const COLLECT_AGAIN_MS: u64 = 3_000;
 /// Voters that are told that this gateway is ready; the lowest connected one collects.
 const READY_TO: usize = 4;
 
+/// The transport probes who is silent and shows it a little later: a shorter silence is none, ms.
+const SHOWN_WITHIN_MS: u32 = 15_000;
+
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Growing {
@@ -135,7 +138,8 @@ impl Member {
 
     fn heard_long_enough(&self, policy: &Policy) -> Vec<NodeId> {
         let (now_ms, peers) = (clock::boot_ms(), self.shared.peers.peers());
-        let (for_ms, silence_ms) = (policy.activation_after_ms, policy.offline_after_ms);
+        let silence_ms = policy.offline_after_ms.max(SHOWN_WITHIN_MS);
+        let for_ms = policy.activation_after_ms;
         let long = |peer: &&crate::peers::PeerStatus| {
             heard(peer, now_ms, for_ms.into(), silence_ms.into())
         };

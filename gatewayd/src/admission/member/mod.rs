@@ -29,7 +29,7 @@ use attestation::tpm::{IdentityInfo, Tpm};
 use ledger::codec::Encode;
 use ledger::crypto::{PublicKey, SigningKey};
 use ledger::genesis::Genesis;
-use ledger::ids::{Hash, NodeId};
+use ledger::ids::{ChainId, Hash, NodeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -58,6 +58,9 @@ const JOBS: usize = 8;
 
 /// Longest wait for an answer of management's; a renewal takes some seconds.
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A TPM that does not sign is asked again after this long, ms.
+const TPM_AGAIN_MS: u64 = 30_000;
 
 /// What the task is started with.
 pub struct Parts {
@@ -152,48 +155,44 @@ pub fn channel() -> (Handle, Asks) {
 
 /// Starts the task. It ends when its handles are gone.
 pub fn start(asks: Asks, parts: Parts) {
-    tokio::spawn(async move {
-        let (own_in, own) = mpsc::channel(OWN);
-        let attester = attester(&parts).await.map(Arc::new);
-        let shared = Shared {
-            genesis: parts.genesis.to_bytes().into(),
-            gateway: parts.gateway,
-            // It was opened, so it is a point of the curve.
-            identity: crate::identity::identity_key(&parts.identity).ok(),
-            ek_digest: Hash(parts.identity.ek_digest),
-            attester,
-            ledger: parts.ledger,
-            peers: parts.peers,
-            data_dir: parts.data_dir.into(),
-            events: parts.events,
-            own: own_in,
-            jobs: Arc::new(Semaphore::new(JOBS)),
-            snapshots: snapshots::Snapshots::default(),
-        };
-        Member::new(shared).run(asks.0, parts.incoming, own).await;
-    });
+    let (own_in, own) = mpsc::channel(OWN);
+    let Parts { genesis, gateway, identity, tpm, vote_key, logs, .. } = parts;
+    let shared = Shared {
+        chain_id: genesis.chain_id(),
+        genesis: genesis.to_bytes().into(),
+        gateway,
+        // It was opened, so it is a point of the curve.
+        identity: crate::identity::identity_key(&identity).ok(),
+        ek_digest: Hash(identity.ek_digest),
+        attester: None,
+        ledger: parts.ledger,
+        peers: parts.peers,
+        data_dir: parts.data_dir.into(),
+        events: parts.events,
+        own: own_in,
+        jobs: Arc::new(Semaphore::new(JOBS)),
+        snapshots: snapshots::Snapshots::default(),
+    };
+    let keys = Keys { tpm, identity, vote_key, logs, label: None, next_ms: 0 };
+    tokio::spawn(Member::new(shared, keys).run(asks.0, parts.incoming, own));
 }
 
-/// Proves this gateway to others; none without a vote key or with a TPM that does not answer.
-async fn attester(parts: &Parts) -> Option<Attester> {
-    let vote = parts.vote_key.as_ref()?;
-    let (gateway, genesis) = (parts.gateway, &parts.genesis);
-    let label = parts.ledger.view(move |state| state.gateway(&gateway).map(|own| own.label()));
-    let label = label.await.ok().flatten();
-    let label = label.unwrap_or(Label { full: true, coordinator: true });
-    let (tpm, info, logs) = (parts.tpm.clone(), Arc::clone(&parts.identity), parts.logs.clone());
-    match Attester::new(tpm, info, vote, genesis.chain_id(), label, logs).await {
-        Ok(attester) => Some(attester),
-        Err(error) => {
-            tracing::error!(%error, "this gateway cannot prove itself");
-            None
-        }
-    }
+/// What this gateway proves itself with.
+struct Keys {
+    tpm: Tpm,
+    identity: Arc<IdentityInfo>,
+    vote_key: Option<SigningKey>,
+    logs: MachineLogs,
+    /// The label that the attester was made for.
+    label: Option<Label>,
+    /// When the TPM is asked again, boot time in ms.
+    next_ms: u64,
 }
 
 /// What jobs beside the task use; cheap to clone.
 #[derive(Clone)]
 struct Shared {
+    chain_id: ChainId,
     genesis: Arc<[u8]>,
     gateway: NodeId,
     identity: Option<PublicKey>,
@@ -212,6 +211,7 @@ struct Shared {
 /// The task's state.
 struct Member {
     shared: Shared,
+    keys: Keys,
     verifier: Verifier,
     trust: Trust,
     readiness: Readiness,
@@ -225,10 +225,11 @@ struct Member {
 }
 
 impl Member {
-    fn new(shared: Shared) -> Self {
+    fn new(shared: Shared, keys: Keys) -> Self {
         let renewing = renewing::Renewing::new(&shared.gateway, clock::boot_ms());
         Self {
             shared,
+            keys,
             verifier: Verifier::default(),
             trust: Trust::default(),
             readiness: Readiness::default(),
@@ -271,6 +272,9 @@ impl Member {
     async fn look(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         self.close_idle_snapshot();
+        if let Err(error) = self.make_attester().await {
+            tracing::debug!(%error, "keys");
+        }
         if let Err(error) = self.grow().await {
             tracing::debug!(%error, "voters");
         }
@@ -283,6 +287,36 @@ impl Member {
         if let Err(error) = self.call().await {
             tracing::debug!(%error, "members that were away");
         }
+    }
+}
+
+impl Member {
+    /// Makes what proves this gateway, once the record says under which label: a newcomer reads it
+    /// there after its start. None without a vote key.
+    async fn make_attester(&mut self) -> Result<()> {
+        let (gateway, now_ms) = (self.shared.gateway, clock::boot_ms());
+        let Some(vote) = self.keys.vote_key.as_ref().filter(|_| now_ms >= self.keys.next_ms) else {
+            return Ok(());
+        };
+        let view = move |state: &ledger::state::State| state.gateway(&gateway).map(|it| it.label());
+        let label = self.shared.ledger.view(view).await?;
+        let Some(label) = label.filter(|label| self.keys.label != Some(*label)) else {
+            return Ok(());
+        };
+        let Keys { tpm, identity, logs, .. } = &self.keys;
+        let (tpm, info, logs) = (tpm.clone(), Arc::clone(identity), logs.clone());
+        let chain_id = self.shared.chain_id;
+        match Attester::new(tpm, info, vote, chain_id, label, logs).await {
+            Ok(attester) => {
+                self.shared.attester = Some(Arc::new(attester));
+                self.keys.label = Some(label);
+            }
+            Err(error) => {
+                self.keys.next_ms = now_ms.saturating_add(TPM_AGAIN_MS);
+                tracing::warn!(%error, "this gateway cannot prove itself now");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,6 +15,9 @@ use crate::clock;
 use crate::control::{CommittedInfo, ControlError, Result};
 use crate::ledger_task::Done;
 
+/// No machine is attested, restarted and back within this time, ms: a newcomer need not renew.
+const REBOOT_MS: u64 = 20_000;
+
 /// An answer of management's.
 type Waiter = oneshot::Sender<Result<CommittedInfo>>;
 
@@ -24,6 +27,8 @@ pub(super) struct Renewing {
     waiters: Vec<Waiter>,
     /// Not before, boot time in ms.
     not_before_ms: u64,
+    /// When this task began, boot time in ms.
+    began_ms: u64,
     /// This start was followed by a renewal: the machine may have booted something else.
     renewed: bool,
     failures: u32,
@@ -36,6 +41,7 @@ impl Renewing {
             running: None,
             waiters: Vec::new(),
             not_before_ms: now_ms.saturating_add(start_pause_ms(own)),
+            began_ms: now_ms,
             renewed: false,
             failures: 0,
             words: "waits for its first renewal since the start".into(),
@@ -133,7 +139,9 @@ impl Member {
         }
         let (site_ms, _) = self.shared.ledger.clock().borrow().now();
         let due = due_ms(attested_ms, own.valid_s, &self.shared.gateway) <= site_ms;
-        due || !self.renewing.renewed
+        let up_ms = clock::boot_ms().saturating_sub(self.renewing.began_ms);
+        let since_start = attested_ms.saturating_add(REBOOT_MS) >= site_ms.saturating_sub(up_ms);
+        due || !(self.renewing.renewed || since_start)
     }
 
     fn end_renewal(&mut self, done: Result<Done>) {

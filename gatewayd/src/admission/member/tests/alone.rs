@@ -1,153 +1,21 @@
-//! The task on a real ledger thread and store: a newcomer's requests as the transport would hand
-//! them in, from the first question to the member.
+//! A site of one gateway; the test stands for the transport.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use attestation::template::EkKind;
-use attestation::tpm::{IdentityInfo, Tpm};
-use attestation::{Endorsements, public::Public};
-use ledger::codec::{Decode, Encode, Text};
-use ledger::crypto::SigningKey;
-use ledger::genesis::{Founder, FounderAttestation, Genesis, TpmName};
-use ledger::host::Host;
-use ledger::ids::{ChainId, Era, Hash, Height, NodeId};
-use ledger::policy::Policy;
+use ledger::codec::{Decode, Encode};
+use ledger::ids::{Hash, Height, NodeId};
 use ledger::proof::Anchor;
 use ledger::state::State;
-use ledger::store::{Founding, Store};
-use ledger::transaction::{
-    Admit, Author, Body, Draft, GatewayApproval, QuorumSignature, Statement,
-};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use ledger::transaction::{Admit, Author, QuorumSignature, Statement};
+use tokio::sync::oneshot;
 
-use super::{Handle, Parts, channel, start};
+use super::{Gateway, Keys, genesis, info, open};
 use crate::admission::head;
-use crate::admission::logs::MachineLogs;
 use crate::admission::messages::{Bytes, Challenge, Request, Response, Stage};
 use crate::admission::verifier::tests::chip::Chip;
-use crate::peers::{self, Incoming, Session};
-use crate::{clock, ingest, ledger_task};
+use crate::peers::{Incoming, Session};
 
-struct Founded {
-    _dir: tempfile::TempDir,
-    genesis: Genesis,
-    operator: SigningKey,
-    ledger: ledger_task::Handle,
-    admission: Handle,
-    incoming: mpsc::Sender<Incoming>,
-}
-
-fn genesis(founder: &Chip, operator: &SigningKey) -> Genesis {
-    let salt = Hash([3; 32]);
-    let proof = founder.vote_proof(ChainId(Genesis::context(&salt)));
-    Genesis {
-        time_ms: clock::wall_ms(),
-        site_name: Text::new("test").unwrap(),
-        operator: operator.public_key(),
-        founder: Founder {
-            identity: founder.identity.public_key(),
-            vote: proof.vote_key,
-            vote_certificate: proof.certificate,
-            vote_possession: proof.possession,
-            ek_digest: founder.ek_digest(),
-            ak_name: TpmName(founder.ak_name()),
-            attestation: FounderAttestation::Unattested,
-        },
-        policy: Policy { insecure_software_tpm_sites: true, ..Policy::default() },
-        salt,
-    }
-}
-
-fn info(founder: &Chip) -> IdentityInfo {
-    let ak = Public::parse(&founder.ak_public()).unwrap();
-    IdentityInfo {
-        identity: *founder.identity.public_key().as_bytes(),
-        identity_public: vec![],
-        ak_public: founder.ak_public(),
-        ak_name: ak.name(),
-        ek_public: founder.ek_public(),
-        ek_kind: EkKind::P256,
-        ek_digest: founder.ek_digest().0,
-        endorsements: Endorsements::default(),
-        manufacturer: attestation::manufacturer::Manufacturer(0),
-        is_software: true,
-    }
-}
-
-/// A transport that reaches nobody: requests are handed in by the test.
-fn no_peers(founder: &Chip) -> (peers::Handle, mpsc::Sender<Incoming>, mpsc::Receiver<Incoming>) {
-    #[derive(Debug)]
-    struct NoSigner;
-    impl peers::Signer for NoSigner {
-        fn sign(&self, _: [u8; 32]) -> Result<[u8; 64], attestation::tpm::TpmError> {
-            Err(attestation::tpm::TpmError::ShutDown)
-        }
-    }
-    let (incoming, requests) = mpsc::channel(4);
-    let (events, _) = peers::inbox();
-    let parts = peers::Parts {
-        signer: Arc::new(NoSigner),
-        identity: founder.identity.public_key(),
-        listen: None,
-        addresses: vec![],
-        discovery: false,
-        interface: None,
-        events,
-        incoming: incoming.clone(),
-        data_dir: None,
-    };
-    (peers::start(parts).unwrap(), incoming, requests)
-}
-
-async fn found() -> Founded {
-    let dir = tempfile::tempdir().unwrap();
-    let (founder, operator) = (Chip::new(1), SigningKey::from_bytes(&[9; 32]).unwrap());
-    let genesis = genesis(&founder, &operator);
-    let gateway = NodeId::of_key(&founder.identity.public_key());
-    drop(Store::found(dir.path(), &Founding::new(genesis.clone())).unwrap());
-    let host = Host::open(dir.path(), gateway, Some(founder.vote.clone())).unwrap();
-    let (events, _) = broadcast::channel(16);
-    let (ledger, inbox) = ledger_task::channel();
-    let context = ingest::leaf::Context { chain_id: genesis.chain_id(), gateway };
-    let limits = ingest::Limits { batch_interval_ms: None, budget_bytes: 1 << 30 };
-    let buffer = dir.path().join("buffer.db");
-    let opened = ingest::open(&buffer, context, limits, events.clone()).unwrap();
-    let (stopped, _) = mpsc::channel(1);
-    let parts = ledger_task::Parts {
-        host,
-        gateway,
-        vote_key: Some(founder.vote.clone()),
-        next_vote_key: None,
-        take_next_vote_key: Box::new(|| Ok(())),
-        batches: opened.batches,
-        ingest: opened.handle,
-        links: None,
-        events: events.clone(),
-        stopped,
-    };
-    ledger_task::start(inbox, parts).unwrap();
-    let (peers, incoming, requests) = no_peers(&founder);
-    let (admission, asks) = channel();
-    let parts = Parts {
-        genesis: Arc::new(genesis.clone()),
-        gateway,
-        identity: Arc::new(info(&founder)),
-        // Nobody listens there: this gateway proves nothing itself.
-        tpm: Tpm::spawn("swtpm:host=127.0.0.1,port=1", dir.path().join("tpm")).unwrap(),
-        vote_key: Some(founder.vote.clone()),
-        logs: MachineLogs::default(),
-        ledger: ledger.clone(),
-        peers,
-        incoming: requests,
-        data_dir: dir.path().to_owned(),
-        events,
-    };
-    start(asks, parts);
-    Founded { _dir: dir, genesis, operator, ledger, admission, incoming }
-}
-
-impl Founded {
+impl Gateway {
     async fn ask(&self, chip: &Chip, request: &Request) -> Response {
         let identity = chip.identity.public_key();
         let session = Session {
@@ -174,31 +42,11 @@ impl Founded {
         let answer = chip.answer(&challenge, &[6; 32]);
         self.ask(chip, &Request::Evidence(Box::new(answer))).await
     }
-
-    async fn approve(&self, chip: &Chip, nonce: u64) {
-        let approval = GatewayApproval {
-            identity: chip.identity.public_key(),
-            ek_digest: chip.ek_digest(),
-            label: chip.label,
-            policy_hash: self.genesis.policy.attestation_hash(),
-            pin: true,
-        };
-        let draft = Draft {
-            chain_id: self.genesis.chain_id(),
-            era: Era(0),
-            author: Author::Operator,
-            nonce,
-            expiry: clock::wall_ms() + 600_000,
-            attachment: None,
-            body: Body::GatewayApproval(approval),
-        };
-        self.ledger.submit(draft.sign(&self.operator)).await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_goes_from_the_site_code_to_a_place_on_the_record() {
-    let site = found().await;
+    let site = open(Keys::of(&Chip::new(1)), &genesis(), vec![]);
     let chip = Chip::new(2);
     let progress = site.ask(&chip, &Request::Progress).await;
     assert!(matches!(progress, Response::Progress(it) if it.stage == Stage::Unknown));
@@ -208,7 +56,7 @@ async fn a_newcomer_goes_from_the_site_code_to_a_place_on_the_record() {
     assert!(shown[0].needs_pin && shown[0].state == "needs-approval");
     let progress = site.ask(&chip, &Request::Progress).await;
     assert!(matches!(progress, Response::Progress(it) if it.stage == Stage::AwaitingApproval));
-    site.approve(&chip, 1).await;
+    site.approve(&info(&chip), chip.label, 1).await;
     let progress = site.ask(&chip, &Request::Progress).await;
     assert!(matches!(progress, Response::Progress(it) if it.stage == Stage::Approved));
 
@@ -251,7 +99,7 @@ async fn a_newcomer_goes_from_the_site_code_to_a_place_on_the_record() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_on_the_record_with_its_reason() {
-    let site = found().await;
+    let site = open(Keys::of(&Chip::new(1)), &genesis(), vec![]);
     let mut forger = Chip::new(4);
     forger.keeps_credential_shut = true;
     let Response::Refused(refused) = site.attest(&forger).await else { panic!("refused") };
@@ -277,7 +125,7 @@ async fn a_refusal_is_on_the_record_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_shown_an_unattested_founder_and_asked_for_no_signature() {
-    let site = found().await;
+    let site = open(Keys::of(&Chip::new(1)), &genesis(), vec![]);
     let chip = Chip::new(2);
     let Response::Refused(_) = site.ask(&chip, &Request::Introduce).await else {
         panic!("this founder's TPM does not answer")

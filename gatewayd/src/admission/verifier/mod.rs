@@ -380,7 +380,12 @@ impl Verifier {
         let fresh = !verdicts.iter().any(|it| it.kind == ClaimKind::Freshness && it.denies());
         let purpose = if denied.is_none() { Purpose::Attest } else { Purpose::Fail };
         let statement = appraisal::statement(facts, introduced, purpose, verdicts);
-        let failed = (denied.is_some() && fresh).then(|| (statement.clone(), now.mono_ms));
+        // Who was never attested has nothing to lose: a founder whose TPM nobody vouches for.
+        let attested = facts.gateway.as_ref().is_some_and(|known| {
+            matches!(known.attestation, ledger::state::Attestation::Attested { .. })
+        });
+        let failed = denied.is_some() && fresh && attested;
+        let failed = failed.then(|| (statement.clone(), now.mono_ms));
         let info = AppraisalInfo {
             time_ms: now.wall_ms,
             accepted: denied.is_none(),

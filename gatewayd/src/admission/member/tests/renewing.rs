@@ -1,5 +1,5 @@
-//! Renewal with real TPM commands: the founder by its second gateway, a member by the voter, and
-//! what becomes of one that fails.
+//! Renewal with real TPM commands: the founder before its second gateway, a member before the
+//! voter, and what becomes of one that fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::admission::messages::{Bytes, Request, Response, Stage};
 use crate::identity::identity_key;
 
 /// Longest wait for what must happen.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const LABEL: Label = Label { full: true, coordinator: true };
 
@@ -35,15 +35,18 @@ fn keys(swtpm: &Swtpm, vote: u8) -> Keys {
 impl Gateway {
     /// Renews as soon as there is somebody to renew it.
     async fn renew(&self) -> u64 {
+        let why = std::cell::RefCell::new(String::new());
         let renewed = async {
             loop {
                 match self.admission.renew().await {
                     Ok(done) => return done.height,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                    Err(error) => *why.borrow_mut() = error.to_string(),
                 }
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, renewed).await.expect("it is renewed in time")
+        let done = tokio::time::timeout(PATIENCE, renewed).await;
+        done.unwrap_or_else(|_| panic!("not renewed in time: {}", why.borrow()))
     }
 
     async fn until_member(&self, node: NodeId) {
@@ -98,13 +101,19 @@ async fn members_renew_each_other_and_who_fails_is_suspended() {
     join(&site, &member, &newcomer).await;
     member.until_member(other).await;
 
-    // The founder was never attested; the only voter, it cannot vouch for itself.
+    // Nobody vouches for the founder's TPM: it stays what it is, and is not suspended for it.
     let own = NodeId::of_key(&identity);
+    let unattested = async {
+        loop {
+            let refused = site.admission.renew().await.unwrap_err().to_string();
+            if refused.contains("no EK certificate") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unattested).await.expect("its second gateway appraises it");
     assert_eq!(site.admission.attestation_of(own).await.unwrap().state, "unattested");
-    site.renew().await;
-    let attested = site.admission.attestation_of(own).await.unwrap();
-    assert_eq!(attested.state, "attested");
-    assert!(attested.warnings.contains(&"hardware"), "{:?}", attested.warnings);
 
     let before = site.admission.attestation_of(other).await.unwrap().height;
     let height = member.renew().await;

@@ -9,6 +9,7 @@
 //! vote-next.sealed start counter and successor, until the record names it
 //! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
 //! join.cbor        what to join, until genesis.cbor is there
+//! attest-again     height from which it must be attested before it votes, after a rollback
 //! founding         start counter at founding, until the ledger's store has been made
 //! ```
 //!
@@ -92,6 +93,8 @@ pub struct Unlocked {
     pub vote: Option<SigningKey>,
     /// Its successor, while the record does not name it.
     pub next_vote: Option<SigningKey>,
+    /// It votes only when it was attested above this height.
+    pub silent_from: Option<u64>,
     /// Start counter in the TPM.
     pub counter: u64,
 }
@@ -295,7 +298,8 @@ impl Folder {
         };
         let next_vote = self.kept_next_vote_key(&vault)?;
         let counter = tpm.counter_read()?;
-        Ok(Unlocked { info, vault, vote, next_vote, counter })
+        let silent_from = self.attest_from()?;
+        Ok(Unlocked { info, vault, vote, next_vote, silent_from, counter })
     }
 
     /// Destroys the vote key: an older copy of the disk was put back, and what the key has signed
@@ -357,6 +361,30 @@ impl Folder {
         };
         self.keep_vote_key(vault, &key)?;
         self.remove("vote-next.sealed")
+    }
+
+    /// From this height of the record on this gateway has to be attested before it votes: an older
+    /// copy of its disk had been put back.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn attest_again(&self, height: u64) -> Result<(), IdentityError> {
+        self.write("attest-again", &height.to_be_bytes())
+    }
+
+    /// It was attested.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn attested_again(&self) -> Result<(), IdentityError> {
+        self.remove("attest-again")
+    }
+
+    fn attest_from(&self) -> Result<Option<u64>, IdentityError> {
+        let Some(bytes) = self.read("attest-again")? else { return Ok(None) };
+        let bytes = bytes.try_into();
+        let bytes = bytes.map_err(|_| IdentityError::Invalid("attest-again is damaged"))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
     }
 
     fn make_vault(&self, tpm: &Tpm) -> Result<Vault, IdentityError> {

@@ -402,11 +402,11 @@ impl Site {
         let checked = self.attended("the disk is being looked at", check).await;
         let (counts, unlocked) = checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?;
         let Counted { rolled_back, counter } = *counted.insert(counts);
-        let Unlocked { info, vault, vote, next_vote, counter: _ } = unlocked;
+        let Unlocked { info, vault, vote, next_vote, silent_from, counter: _ } = unlocked;
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
         let Connected { links, incoming } = self.connect(&info)?;
         let peers = links.peers.clone();
-        let votes = VoteKeys { vote: vote.clone(), next: next_vote };
+        let votes = VoteKeys { vote: vote.clone(), next: next_vote, silent_from };
         let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
         let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
@@ -449,8 +449,13 @@ impl Site {
         let mut tpm = TpmView::of(&running.identity);
         let mut look = Look::Later(tokio::time::Instant::now() + TPM_LOOK);
         let mut often = tokio::time::interval(STATUS_EVERY);
+        let mut regained = std::pin::pin!(self.regained(&running));
         loop {
             tokio::select! {
+                () = &mut regained => {
+                    tracing::info!("starting anew with a new vote key");
+                    return Stop::Recovered;
+                }
                 request = self.requests.recv() => match request {
                     Some(Request::Restart) => {
                         tracing::info!("starting anew with another vote key");
@@ -473,6 +478,18 @@ impl Site {
             }
             let status = status::compose(&running, &tpm, &self.settings).await;
             self.publish(status);
+        }
+    }
+
+    /// Ends when this gateway, whose disk was put back, has a new vote key.
+    fn regained(&self, running: &Running) -> impl Future<Output = ()> + use<> {
+        let (running, tpm) = (running.clone(), self.tpm.clone());
+        let dir = self.settings.data_dir.clone();
+        async move {
+            match running.rolled_back {
+                true => vote_keys::regain(running, tpm, dir).await,
+                false => std::future::pending().await,
+            }
         }
     }
 

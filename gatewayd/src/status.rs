@@ -218,8 +218,16 @@ fn judge(
     }
     if running.rolled_back {
         state = DaemonState::RolledBack;
-        let why = "an older copy of the disk was put back: nothing is signed until the operator \
-                   runs `gatewayctl site recover`";
+        let why = match running.ledger.tip().borrow().voters {
+            0 | 1 => {
+                "an older copy of the disk was put back: nothing is signed until the operator runs \
+                 `gatewayctl site recover`"
+            }
+            _ => {
+                "an older copy of the disk was put back: nothing is signed until this gateway has \
+                 caught up with the others and has a new vote key"
+            }
+        };
         reasons.push(why.into());
     }
     (state, reasons)

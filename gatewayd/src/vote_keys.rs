@@ -1,6 +1,14 @@
 //! New vote keys for a gateway that runs (design §4 "Keys"): the identity key certifies the
 //! successor in a `RotateKey`, the ledger's thread takes it when the record names it, and the old
 //! one is destroyed then. A crash at any point leaves both on the disk, and the record says which.
+//!
+//! After an older copy of the disk was put back the old key is gone. A gateway that is not the only
+//! voter follows until it has caught up, gets a new key by a `RotateKey`, and signs transactions
+//! with it, but no vote until a quorum has attested it once more.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use attestation::tpm::Tpm;
 use ledger::crypto::SigningKey;
@@ -12,6 +20,7 @@ use crate::control::{ControlError, Result};
 use crate::identity::{Folder, IdentityError, Unlocked, identity_key, normalized};
 use crate::ledger_task::{self, Done};
 use crate::site::Running;
+use crate::vault::Vault;
 
 /// Signs a draft of this gateway with its identity key. Blocks.
 ///
@@ -83,7 +92,7 @@ pub(crate) async fn record(running: &Running, tpm: &Tpm, next: &SigningKey) -> R
 /// Store or key file unreadable.
 pub(crate) fn settle(
     folder: &Folder,
-    data_dir: &std::path::Path,
+    data_dir: &Path,
     gateway: NodeId,
     unlocked: &mut Unlocked,
 ) -> anyhow::Result<()> {
@@ -94,4 +103,86 @@ pub(crate) fn settle(
         unlocked.vote = unlocked.next_vote.take();
     }
     Ok(())
+}
+
+/// What the ledger's thread changes of the keys on the disk.
+pub struct Keeper {
+    folder: Folder,
+    vault: Arc<Vault>,
+}
+
+impl Keeper {
+    /// Of the data folder.
+    pub fn new(folder: Folder, vault: Arc<Vault>) -> Self {
+        Self { folder, vault }
+    }
+
+    /// The record names the next vote key.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn take_next(&self) -> std::result::Result<(), IdentityError> {
+        self.folder.take_next_vote_key(&self.vault)
+    }
+
+    /// This gateway was attested after its disk had been put back: it votes again.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn attested(&self) -> std::result::Result<(), IdentityError> {
+        self.folder.attested_again()
+    }
+}
+
+/// How often it is looked whether this gateway has caught up.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Looks in a row that must find it caught up: a peer may not have said yet how far it is.
+const LOOKS: u32 = 3;
+
+/// After a rollback: waits until this gateway has caught up with the others, and has it named a
+/// new vote key. Returns when the disk holds that key; the parts are to be started anew then. A
+/// sole voter waits for ever: only the operator's recovery gives it a vote.
+pub(crate) async fn regain(running: Running, tpm: Tpm, data_dir: PathBuf) {
+    loop {
+        caught_up(&running).await;
+        match regain_once(&running, &tpm, &data_dir).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "no new vote key yet"),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn caught_up(running: &Running) {
+    let mut looks = 0;
+    while looks < LOOKS {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let (own, connected) = (running.gateway, !running.peers.peers().borrow().is_empty());
+        let level = running.ledger.with_node(move |node| {
+            let state = node.state();
+            let alone = state.voters() == [own] || state.gateway(&own).is_none();
+            !alone && node.progress().behind == 0
+        });
+        let level = level.await.unwrap_or(false);
+        looks = if level && connected { looks + 1 } else { 0 };
+    }
+}
+
+async fn regain_once(running: &Running, tpm: &Tpm, data_dir: &Path) -> Result<()> {
+    let folder = Folder::at(data_dir).map_err(ControlError::from)?;
+    let next = successor(running, folder.clone()).await?;
+    let done = record(running, tpm, &next).await?;
+    let (vault, tpm, dir) = (Arc::clone(&running.vault), tpm.clone(), data_dir.to_owned());
+    let keep = move || {
+        folder.take_next_vote_key(&vault)?;
+        // Before the counter says that all is well again.
+        folder.attest_again(done.height)?;
+        let mut store = ledger::store::Store::open(&dir)?;
+        store.write_counter(tpm.counter_read()?)?;
+        anyhow::Ok(())
+    };
+    let kept = tokio::task::spawn_blocking(keep).await;
+    let storage = |error: anyhow::Error| ControlError::Storage(format!("{error:#}"));
+    kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(storage)
 }

@@ -25,6 +25,7 @@ use crate::clock::SiteClock;
 use crate::control::{CommittedInfo, ControlError, Event, Result};
 use crate::ingest;
 use crate::store::{NodeBytes, StoredBatch};
+use crate::vote_keys::Keeper;
 
 pub use links::Links;
 pub use owner::StartError;
@@ -131,10 +132,6 @@ pub fn channel() -> (Handle, Inbox) {
     (Handle { commands: sender, tip, clock }, Inbox { commands, tip: tip_in, clock: clock_in })
 }
 
-/// Makes the next vote key the vote key on the disk.
-pub type TakeNextVoteKey =
-    Box<dyn Fn() -> std::result::Result<(), crate::identity::IdentityError> + Send>;
-
 /// What the thread is started with.
 pub struct Parts {
     /// The opened ledger.
@@ -145,8 +142,10 @@ pub struct Parts {
     pub vote_key: Option<SigningKey>,
     /// Its successor, taken when the record names it.
     pub next_vote_key: Option<SigningKey>,
-    /// Takes the successor on the disk.
-    pub take_next_vote_key: TakeNextVoteKey,
+    /// It votes only when it was attested above this height.
+    pub silent_from: Option<u64>,
+    /// The keys on the disk.
+    pub keeper: Keeper,
     /// Cut batches, in order.
     pub batches: mpsc::Receiver<StoredBatch>,
     /// Where the fate of batches is told.

@@ -7,18 +7,19 @@ use ledger::crypto::SigningKey;
 use ledger::host::{Host, HostError, Outward};
 use ledger::ids::{Hash, Height, NodeId};
 use ledger::node::{Committed, Input, Node, Now, Refusal};
-use ledger::state::State;
+use ledger::state::{Attestation, State};
 use ledger::store::StoreError;
 use ledger::transaction::{Author, Body, Draft, Session, Transaction};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::batches::InFlight;
 use super::links::Others;
-use super::{Command, Done, Here, Inbox, Parts, TakeNextVoteKey, Tip};
+use super::{Command, Done, Here, Inbox, Parts, Tip};
 use crate::clock::{self, SiteClock};
 use crate::control::{ControlError, Event, Result};
 use crate::ingest;
 use crate::store::{NodeBytes, StoredBatch};
+use crate::vote_keys::Keeper;
 
 /// Blocks after which an own transaction that was not taken is given up.
 const EXPIRY_BLOCKS: u64 = 1_000;
@@ -63,7 +64,8 @@ pub(super) struct Owner {
     pub(super) others: Others,
     pub(super) key: Option<SigningKey>,
     next_key: Option<SigningKey>,
-    take_next_key: TakeNextVoteKey,
+    silent_from: Option<u64>,
+    keeper: Keeper,
     pub(super) gateway: NodeId,
     commands: mpsc::Receiver<Command>,
     batches: mpsc::Receiver<StoredBatch>,
@@ -94,7 +96,8 @@ impl Owner {
             gateway,
             vote_key,
             next_vote_key,
-            take_next_vote_key,
+            silent_from,
+            keeper,
             batches,
             ingest,
             links,
@@ -106,7 +109,8 @@ impl Owner {
             others: Others::new(links),
             key: vote_key,
             next_key: next_vote_key,
-            take_next_key: take_next_vote_key,
+            silent_from,
+            keeper,
             gateway,
             commands,
             batches,
@@ -124,7 +128,7 @@ impl Owner {
             nonce: 0,
         };
         owner.load_recent()?;
-        owner.take_named_key();
+        owner.settle_keys();
         Ok(owner)
     }
 
@@ -225,7 +229,7 @@ impl Owner {
             }
             Command::NextVoteKey(key) => {
                 self.next_key = Some(key);
-                self.take_named_key();
+                self.settle_keys();
                 Ok(())
             }
             Command::WithKey(act) => {
@@ -343,15 +347,28 @@ impl Owner {
         }
     }
 
-    /// Takes the next vote key once the record names it; the old one is destroyed.
-    fn take_named_key(&mut self) {
-        let named = self.state().gateway(&self.gateway).map(|own| own.vote_key);
+    /// Takes the next vote key once the record names it; the old one is destroyed. Votes again once
+    /// the record says that this gateway was attested.
+    fn settle_keys(&mut self) {
+        let Some(own) = self.state().gateway(&self.gateway) else { return };
+        let (named, attestation) = (Some(own.vote_key), own.attestation);
+        let above = |from: &mut u64| matches!(attestation, Attestation::Attested { height, .. } if height.0 > *from);
+        if self.silent_from.take_if(above).is_some() {
+            self.host.set_vote_key(self.key.clone());
+            match self.keeper.attested() {
+                Ok(()) => tracing::info!("attested once more: this gateway votes again"),
+                // It is silent after the next start until it is attested anew.
+                Err(error) => tracing::error!(%error, "what was asked for stays on the disk"),
+            }
+        }
         let Some(key) = self.next_key.take_if(|next| named == Some(next.public_key())) else {
             return;
         };
-        self.host.set_vote_key(Some(key.clone()));
+        if self.silent_from.is_none() {
+            self.host.set_vote_key(Some(key.clone()));
+        }
         self.key = Some(key);
-        match (self.take_next_key)() {
+        match self.keeper.take_next() {
             Ok(()) => tracing::info!("the record names the new vote key; the old one is gone"),
             // It is looked at again at the next start.
             Err(error) => tracing::error!(%error, "the new vote key stays beside the old one"),
@@ -403,7 +420,7 @@ impl Owner {
     async fn committed(&mut self, committed: Committed) {
         let Committed { height, receipts, .. } = committed;
         self.others.set_members(self.host.node().state());
-        self.take_named_key();
+        self.settle_keys();
         self.publish_tip();
         let mut readings = 0;
         let transactions = u32::try_from(receipts.len()).unwrap_or(u32::MAX);

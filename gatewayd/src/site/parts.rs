@@ -14,6 +14,7 @@ use crate::identity::identity_key;
 use crate::peers::{self, Incoming};
 use crate::sensors::shared::Shared;
 use crate::vault::Vault;
+use crate::vote_keys::Keeper;
 use crate::{ingest, ledger_task, sensors};
 
 /// Requests of other gateways that may wait; more are told that this one is busy.
@@ -38,6 +39,7 @@ pub struct Parts {
 pub(super) struct VoteKeys {
     pub(super) vote: Option<SigningKey>,
     pub(super) next: Option<SigningKey>,
+    pub(super) silent_from: Option<u64>,
 }
 
 /// Connections to other gateways, before anybody has taken an end of them.
@@ -79,9 +81,9 @@ impl Site {
         vault: Arc<Vault>,
         links: Option<ledger_task::Links>,
     ) -> anyhow::Result<Parts> {
-        let VoteKeys { vote, next } = votes;
-        let host = Host::open(&self.settings.data_dir, gateway, vote.clone())?;
-        let (folder, opener) = (self.folder()?, Arc::clone(&vault));
+        let VoteKeys { vote, next, silent_from } = votes;
+        let votes = vote.clone().filter(|_| silent_from.is_none());
+        let host = Host::open(&self.settings.data_dir, gateway, votes)?;
         let (ledger, inbox) = ledger_task::channel();
         let limits = ingest::Limits {
             batch_interval_ms: self.settings.batch_interval_ms,
@@ -97,7 +99,8 @@ impl Site {
             gateway,
             vote_key: vote,
             next_vote_key: next,
-            take_next_vote_key: Box::new(move || folder.take_next_vote_key(&opener)),
+            silent_from,
+            keeper: Keeper::new(self.folder()?, Arc::clone(&vault)),
             batches,
             ingest: handle.clone(),
             links,

@@ -22,6 +22,9 @@ use ledger::transaction::{Author, Body, Draft, GatewayApproval, Label, VoteKeyPr
 use tokio::sync::{broadcast, mpsc};
 
 use super::{Handle, Parts, channel, start};
+use crate::identity::Folder;
+use crate::vault::Vault;
+use crate::vote_keys::Keeper;
 use crate::admission::logs::MachineLogs;
 use crate::admission::verifier::tests::chip::Chip;
 use crate::identity::identity_key;
@@ -155,7 +158,8 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         gateway,
         vote_key: Some(vote.clone()),
         next_vote_key: None,
-        take_next_vote_key: Box::new(|| Ok(())),
+        silent_from: None,
+        keeper: Keeper::new(Folder::at(dir.path()).unwrap(), Arc::new(Vault::locked())),
         batches: opened.batches,
         ingest: opened.handle,
         links: Some(ledger_task::Links { peers: peers.clone(), inbox: frames_out }),

@@ -1,4 +1,5 @@
 //! The attester against a real TPM command set: what it answers is what a verifier accepts.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../attestation/tests/tpm/swtpm.rs"]
 #[expect(dead_code, reason = "shared with the tests of the attestation crate")]

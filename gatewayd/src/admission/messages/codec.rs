@@ -87,8 +87,8 @@ macro_rules! wire {
                 decoder: &mut ledger::codec::Decoder<'_>,
             ) -> Result<Self, ledger::codec::DecodeError> {
                 decoder.fields($name, [$(stringify!($field)),+].len())?;
-                $(let $field =
-                    $crate::admission::messages::codec::wire!(@decode decoder, $field $(, $limit)?);)+
+                use $crate::admission::messages::codec::wire;
+                $(let $field = wire!(@decode decoder, $field $(, $limit)?);)+
                 Ok(Self { $($field),+ })
             }
         }

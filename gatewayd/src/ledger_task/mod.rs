@@ -25,8 +25,8 @@ use crate::clock::SiteClock;
 use crate::control::{CommittedInfo, ControlError, Event, Result};
 use crate::ingest;
 use crate::store::{NodeBytes, StoredBatch};
-use crate::vote_keys::Keeper;
 
+pub use crate::vote_keys::Keeper;
 pub use links::Links;
 pub use owner::StartError;
 pub use registry::Registration;

@@ -22,13 +22,13 @@ use ledger::transaction::{Author, Body, Draft, GatewayApproval, Label, VoteKeyPr
 use tokio::sync::{broadcast, mpsc};
 
 use super::{Handle, Parts, channel, start};
-use crate::identity::Folder;
-use crate::vault::Vault;
-use crate::vote_keys::Keeper;
 use crate::admission::logs::MachineLogs;
 use crate::admission::verifier::tests::chip::Chip;
+use crate::identity::Folder;
 use crate::identity::identity_key;
 use crate::peers::{self, Incoming};
+use crate::vault::Vault;
+use crate::vote_keys::Keeper;
 use crate::{clock, ingest, ledger_task};
 
 fn operator() -> SigningKey {

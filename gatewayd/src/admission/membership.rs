@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn old_signatures_and_those_who_left_are_forgotten() {
         let mut readiness = Readiness::default();
-        for height in [8, 16, 24, 32, 40] {
+        // More than are kept, the newest of them at 40.
+        for height in (0..=MAX_KEPT as u64).rev().map(|before| 40 - before) {
             readiness.note(node(1), ready(height, 1));
         }
         assert_eq!(readiness.0[&node(1)].len(), MAX_KEPT);

@@ -102,6 +102,19 @@ fn voters_with_damaged_logs() {
 }
 
 #[test]
+fn one_voter_becomes_four_at_once() {
+    let plan = |seed| Plan { blocks: 25, followers: 3, grows: true, ..Plan::quiet(seed) };
+    with_seeds("growth", 3, plan);
+    let plan = |seed| Plan { crashes: 8, loss: 10, cuts: 2, ..plan(seed) };
+    with_seeds("growth, crashes, loss", 12, plan);
+    // All power goes at about the moment at which the newcomers vote for the first time.
+    let plan = |seed| Plan { blackout_ms: Some(60_000), crashes: 0, ..plan(seed) };
+    with_seeds("growth, blackout", 12, plan);
+    let seven = |seed| Plan { followers: 6, crashes: 4, blackout_ms: None, ..plan(seed) };
+    with_seeds("growth to seven", 3, seven);
+}
+
+#[test]
 fn seven_voters() {
     let plan = |seed| Plan { voters: 7, blocks: 10, crashes: 4, loss: 5, ..Plan::quiet(seed) };
     with_seeds("seven voters", 2, plan);

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     /// So many of the last voters are lost for ever, and the operator begins a new era with the
     /// others.
     pub(crate) lost: usize,
+    /// The followers become voters, all at once, by the voters' own rule.
+    pub(crate) grows: bool,
     /// The last voters are this: at most as many as the site stands.
     pub(crate) villain: Option<Villain>,
 }
@@ -63,6 +65,7 @@ impl Plan {
             clocks: Clocks::Near,
             blackout_ms: None,
             lost: 0,
+            grows: false,
             villain: None,
         }
     }

@@ -30,6 +30,7 @@ enum Event {
     Blackout,
     Lose,
     Recover,
+    Grow,
 }
 
 struct Gateway {
@@ -63,6 +64,9 @@ pub(crate) struct Run {
     lost: Vec<usize>,
     /// A new era is to begin.
     unrecovered: bool,
+    /// More voters are to come.
+    ungrown: bool,
+    activations: u64,
     /// Virtual time by which there must be progress again.
     patience_ms: u64,
 }
@@ -100,7 +104,7 @@ impl Run {
             })
             .collect();
         let (crashes_left, cuts_left) = (plan.crashes, plan.cuts);
-        let (blackout_ms, unrecovered) = (plan.blackout_ms, plan.lost > 0);
+        let (blackout_ms, unrecovered, grows) = (plan.blackout_ms, plan.lost > 0, plan.grows);
         let liars = (0..plan.gateways()).filter(|gateway| plan.is_villain(*gateway));
         let liars = liars.map(|gateway| site.nodes[gateway]).collect();
         let mut run = Self {
@@ -119,6 +123,8 @@ impl Run {
             blackout_ms,
             lost: Vec::new(),
             unrecovered,
+            ungrown: grows,
+            activations: 0,
             patience_ms: PATIENCE_MS,
         };
         for gateway in 0..run.plan.running() {
@@ -134,6 +140,9 @@ impl Run {
         }
         if run.unrecovered {
             run.after(4_000, Event::Lose);
+        }
+        if run.ungrown {
+            run.after(2_500, Event::Grow);
         }
         if run.blackout_ms.is_some() {
             run.after(3_000, Event::Blackout);
@@ -171,6 +180,7 @@ impl Run {
             && self.cuts_left == 0
             && self.blackout_ms.is_none()
             && !self.unrecovered
+            && !self.ungrown
             && self.honest().all(stored)
     }
 
@@ -249,6 +259,23 @@ impl Run {
                 self.after(10_000, Event::Recover);
             }
             Event::Recover => self.recover(),
+            Event::Grow => self.grow(),
+        }
+    }
+
+    /// The sole voter makes voters of all others.
+    fn grow(&mut self) {
+        self.after(2_000, Event::Grow);
+        let Some(node) = self.gateways[0].host.as_ref().map(Host::node) else {
+            return;
+        };
+        self.ungrown = node.state().voters().len() < self.plan.gateways();
+        if self.ungrown {
+            let tip = node.tip().clone();
+            let others: Vec<usize> = (1..self.plan.gateways()).collect();
+            self.activations += 1;
+            let activation = self.site.activation(self.activations, &tip, &others);
+            self.feed(0, Input::Submit(Box::new(activation)));
         }
     }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::certificate::Certificate;
 use crate::codec::Encode;
-use crate::consensus::message::{Message, Vote};
+use crate::consensus::message::Message;
 use crate::consensus::wal::{FileMedium, Medium, Recovery, Wal};
 use crate::crypto::SigningKey;
 use crate::header::Header;
@@ -22,6 +22,7 @@ use crate::node::{
 };
 use crate::store::{SnapshotServer, Store, StoreError};
 use crate::sync::wire::{Answer, Request};
+use crate::transaction::Equivocation;
 
 /// What leaves the host while it works, in order.
 #[derive(Clone, Debug)]
@@ -44,8 +45,8 @@ pub enum Outward {
         /// Why.
         error: Refusal,
     },
-    /// A voter signed two different votes: the evidence.
-    Equivocation(Box<(Vote, Vote)>),
+    /// A voter signed two different votes: the evidence, as a `Suspend` carries it.
+    Equivocation(Box<Equivocation>),
     /// The disk is full: a decided block waits to be stored; tried again with every step.
     DiskFull,
     /// This gateway cannot go on from its store alone: let a `sync::Client` fetch a snapshot that

@@ -500,3 +500,33 @@ fn members_that_all_began_above_the_next_block_are_reported() {
     net.pass(1_000);
     assert_eq!(net.behind.len(), 1, "once");
 }
+
+#[test]
+fn a_voter_that_is_gone_soon_costs_no_time() {
+    let site = Site::new(4);
+    let mut net = Net::new(&site);
+    (0..3).for_each(|index| net.found(index));
+    let one = site.nodes[0];
+    let mut waited = Vec::new();
+    for nonce in 1..=60 {
+        net.submit(one, site.act(nonce));
+        while net.tip(one).height < Height(nonce) {
+            waited.push(nonce);
+            net.pass(100);
+            assert!(waited.len() < 10_000, "no progress at {nonce}");
+        }
+    }
+    assert!(!waited.is_empty(), "at first its turns are waited for");
+    let last = *waited.last().unwrap();
+    assert!((20..=26).contains(&last), "the last wait was at height {last}");
+    // It comes back, signs once, and has its turn again.
+    net.found(3);
+    assert_eq!(net.tip(site.nodes[3]), net.tip(one));
+    let mut proposers = std::collections::BTreeSet::new();
+    for nonce in 61..=70 {
+        net.submit(one, site.act(nonce));
+        assert_eq!(net.tip(one).height, Height(nonce));
+        proposers.insert(net.tip(one).proposer);
+    }
+    assert_eq!(proposers.len(), 4);
+}

@@ -9,7 +9,8 @@ use ledger::certificate::VoteType;
 use ledger::codec::{Decode, Encode};
 use ledger::consensus::message::{Message, Vote};
 use ledger::consensus::record::Record;
-use ledger::consensus::wal::Recovery;
+use ledger::consensus::wal::{FILE_NAMES, Recovery};
+use ledger::host::{Host, Outward};
 use ledger::ids::{Hash, Height};
 use ledger::node::{Effect, Input, Node, Now, Setup};
 use ledger::store::Store;
@@ -230,4 +231,82 @@ fn a_log_that_contradicts_itself_silences_a_voter_for_one_height() {
         _ => false,
     });
     assert!(logged, "it stays silent over another restart");
+}
+
+#[test]
+fn a_lost_log_silences_a_voter_only_when_it_was_used() {
+    let site = Site::new(4);
+    let (proposer, messages) = proposal(&site, 0);
+    let me = (proposer + 1) % site.voters;
+    for used in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::found(directory.path(), &site.founding()).unwrap());
+        let open = || {
+            let key = Some(site.votes[me].clone());
+            let mut host = Host::open(directory.path(), site.nodes[me], key).unwrap();
+            host.step(clock(0), Input::Start, &mut |_| {}).unwrap();
+            host
+        };
+        let mut host = open();
+        let mut said = 0;
+        for message in messages.iter().filter(|_| used) {
+            let input = Input::Message { from: site.nodes[proposer], bytes: message.to_bytes() };
+            host.step(clock(0), input, &mut |_| said += 1).unwrap();
+        }
+        assert_eq!(said > 0, used);
+        drop(host);
+        FILE_NAMES.iter().for_each(|name| {
+            std::fs::remove_file(directory.path().join(name)).unwrap();
+        });
+        let silent = used.then_some(Height(1));
+        assert_eq!(open().node().silent_through(), silent);
+        assert_eq!(open().node().silent_through(), silent, "over another restart");
+    }
+}
+
+#[test]
+fn a_vote_key_that_comes_late_votes_at_once_and_never_twice() {
+    let site = Site::new(4);
+    let (proposer, messages) = proposal(&site, 0);
+    let me = (proposer + 1) % site.voters;
+    let key = || Some(site.votes[me].clone());
+    // What was signed before a restart without the key is what is said again with it.
+    for voted_before in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::found(directory.path(), &site.founding()).unwrap());
+        let first = key().filter(|_| voted_before);
+        let mut before = None;
+        for key_at_start in [first, None] {
+            let mut host =
+                Host::open(directory.path(), site.nodes[me], key_at_start.clone()).unwrap();
+            let mut votes = Vec::new();
+            let mut out = |each: Outward| {
+                if let Outward::Publish(bytes) = each
+                    && let Ok(Message::Vote(vote)) = Message::from_bytes(&bytes)
+                {
+                    votes.push(vote);
+                }
+            };
+            host.step(clock(0), Input::Start, &mut out).unwrap();
+            for message in &messages {
+                let from = site.nodes[proposer];
+                let input = Input::Message { from, bytes: message.to_bytes() };
+                host.step(clock(0), input, &mut out).unwrap();
+            }
+            if key_at_start.is_none() {
+                host.set_vote_key(key());
+                host.step(clock(1), Input::Wake, &mut out).unwrap();
+                for message in &messages {
+                    let from = site.nodes[proposer];
+                    let input = Input::Message { from, bytes: message.to_bytes() };
+                    host.step(clock(2), input, &mut out).unwrap();
+                }
+                let own = votes.iter().find(|vote| vote.voter == site.nodes[me]);
+                let own = own.expect("it votes at this very height");
+                assert_eq!(own.block, Some(proposed(&messages)));
+                assert!(before.is_none_or(|before: Vote| before == *own));
+            }
+            before = votes.into_iter().find(|vote| vote.voter == site.nodes[me]);
+        }
+    }
 }

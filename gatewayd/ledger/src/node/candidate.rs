@@ -17,6 +17,8 @@ use crate::state::{ApplyError, Outcome};
 pub(super) struct Candidate {
     pub(super) block: Block,
     pub(super) outcome: Outcome,
+    /// The round in which it came.
+    pub(super) round: u32,
 }
 
 /// A proposer's clock may be this much ahead.
@@ -28,7 +30,7 @@ const RESERVED_BYTES: usize = 64 * 1024;
 impl Node {
     /// Builds the block of a round and hands it to the engine.
     pub(super) fn propose(&mut self, height: Height, round: u32) -> Result<Vec<Output>, Fault> {
-        let candidate = self.build();
+        let candidate = Candidate { round, ..self.build() };
         let hash = candidate.block.header.hash();
         let bytes = candidate.block.to_bytes();
         let record = Record::Body { height, block: bytes };
@@ -78,7 +80,7 @@ impl Node {
             time_ms,
             self.id,
         );
-        Candidate { block: Block { header, transactions, last_commit }, outcome }
+        Candidate { block: Block { header, transactions, last_commit }, outcome, round: 0 }
     }
 
     pub(super) fn publish_body(&mut self, hash: &Hash) {
@@ -117,7 +119,7 @@ impl Node {
                 // Into the log before the verdict, and so before any vote for it.
                 let record = Record::Body { height, block: bytes.to_vec() };
                 self.effects.push(Effect::WalAppend(record.to_bytes()));
-                self.candidates.insert(hash, candidate);
+                self.candidates.insert(hash, Candidate { round, ..candidate });
                 true
             }
             Some(Err(_)) | None => false,
@@ -129,14 +131,14 @@ impl Node {
     /// never for a decided block.
     pub(super) fn check(&self, block: Block) -> Result<Candidate, BlockError> {
         let outcome = chain::execute(&self.state, &self.tip, &self.certifiers, &block)?;
-        Ok(Candidate { block, outcome })
+        Ok(Candidate { block, outcome, round: 0 })
     }
 
     /// As [`Node::check`], for a block that is certified.
     pub(super) fn check_decided(&self, block: Block) -> Result<Candidate, BlockError> {
         let (state, tip, certifiers) = (&self.state, &self.tip, &self.certifiers);
         let outcome = chain::execute_decided(state, tip, certifiers, &block)?;
-        Ok(Candidate { block, outcome })
+        Ok(Candidate { block, outcome, round: 0 })
     }
 
     fn is_acceptable_time(&self, time_ms: u64, now: Now) -> bool {

@@ -17,9 +17,11 @@ use crate::crypto::SigningKey;
 use crate::header::Header;
 use crate::ids::{Hash, Height, NodeId};
 use crate::mempool::MempoolError;
+use crate::policy::SUPPORTED_VERSIONS;
 use crate::state::{Event, Outcome, State};
-use crate::transaction::Transaction;
+use crate::transaction::{Equivocation, Transaction};
 use crate::validator_set::ValidatorSet;
+use crate::vote::Vote;
 
 /// A height in work for this long is one to ask the others about.
 const TELL_AFTER_MS: u64 = 1_000;
@@ -95,6 +97,10 @@ impl Node {
             return;
         }
         self.called = false;
+        let version = self.state.policy().version_at(self.next_height());
+        if !SUPPORTED_VERSIONS.contains(&version) {
+            return self.fail(Fault::Version { version, known: *SUPPORTED_VERSIONS.end() });
+        }
         self.repeat_gossip();
         if !self.driver.has_key(self.vote_key.as_ref()) {
             self.renew_driver();
@@ -170,10 +176,16 @@ impl Node {
                     Err(fault) => return self.fail(fault),
                 },
                 Output::Decided(decision) => self.decided(&decision),
-                Output::Equivocation(one, other) => {
-                    self.effects.push(Effect::Equivocation(Box::new((one, other))));
-                }
+                Output::Equivocation(one, other) => self.report(one, other),
             }
+        }
+    }
+
+    /// Two votes of this height that no honest voter signs both.
+    fn report(&mut self, first: Vote, second: Vote) {
+        if let Some(vote_key) = self.validators.vote_key(&first.voter).copied() {
+            let evidence = Equivocation { era: self.state.era(), vote_key, first, second };
+            self.effects.push(Effect::Equivocation(Box::new(evidence)));
         }
     }
 
@@ -208,7 +220,7 @@ impl Node {
 
     pub(super) fn store(&mut self, candidate: Candidate, certificate: Certificate) {
         self.driver.leave();
-        let Candidate { block, mut outcome } = candidate;
+        let Candidate { block, mut outcome, .. } = candidate;
         let decided = Decided::new(block, certificate.clone(), &mut outcome, &self.validators);
         self.storing = Some(Storing {
             done: vec![Done::of(&decided.block, &mut outcome)],
@@ -297,6 +309,10 @@ impl Node {
         if self.replay.is_empty() {
             let record = Record::Afresh { height };
             self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
+            // Bodies are judged and logged once more: no vote without its body in the log.
+            for candidate in std::mem::take(&mut self.candidates).into_values() {
+                self.peers.keep_body(height, candidate.round, candidate.block.to_bytes());
+            }
         }
         self.renew_driver();
         self.called = true;

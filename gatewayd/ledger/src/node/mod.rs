@@ -27,7 +27,7 @@ use crate::chain::{BlockError, Tip};
 use crate::codec::{Decode, Encode, Encoder};
 use crate::consensus::DriverError;
 use crate::consensus::driver::Driver;
-use crate::consensus::message::{Message, Vote};
+use crate::consensus::message::Message;
 use crate::consensus::record::Record;
 use crate::consensus::wal::Recovery;
 use crate::crypto::SigningKey;
@@ -38,7 +38,7 @@ use crate::merkle::Frontier;
 use crate::state::{ApplyError, Change, Event, Outcome, State, StateError, VerifyError};
 use crate::store::Loaded;
 use crate::sync::wire::Request;
-use crate::transaction::Transaction;
+use crate::transaction::{Equivocation, Transaction};
 use crate::validator_set::ValidatorSet;
 
 use candidate::Candidate;
@@ -133,8 +133,8 @@ pub enum Effect {
         /// Why.
         error: Refusal,
     },
-    /// A voter signed two different votes: the evidence.
-    Equivocation(Box<(Vote, Vote)>),
+    /// A voter signed two different votes: the evidence, as a `Suspend` carries it.
+    Equivocation(Box<Equivocation>),
     /// The node has stopped: nothing more comes from it until it is loaded anew.
     Fault(Fault),
 }
@@ -238,6 +238,16 @@ pub enum Fault {
     /// The consensus engine failed.
     #[error(transparent)]
     Engine(#[from] DriverError),
+    /// The next block follows rules that this build does not know.
+    #[error(
+        "the site's rules have version {version} from now on; this build knows {known}: update gatewayd"
+    )]
+    Version {
+        /// The version of the rules.
+        version: u32,
+        /// The newest that this build knows.
+        known: u32,
+    },
     /// A decided block cannot be executed here: this build or this state is wrong.
     #[error("the decided block {height} cannot be executed: {error}")]
     Decided {

@@ -94,6 +94,13 @@ impl Peers {
         self.behind_since_ms = None;
     }
 
+    /// Keeps a body until its height begins, as far as there is room.
+    pub(super) fn keep_body(&mut self, height: Height, round: u32, block: Vec<u8>) {
+        if self.early.len() < MAX_EARLY {
+            self.early.push(EarlyBody { height, round, block });
+        }
+    }
+
     /// The block of this height was decided without its body reaching this node.
     pub(super) fn all_have(&mut self, height: Height) {
         for peer in self.known.values_mut() {
@@ -200,8 +207,8 @@ impl Node {
         peer.bodies += 1;
         if self.driver.running() == Some(height) {
             self.judge(round, &block);
-        } else if self.peers.early.len() < MAX_EARLY {
-            self.peers.early.push(EarlyBody { height, round, block });
+        } else {
+            self.peers.keep_body(height, round, block);
         }
     }
 

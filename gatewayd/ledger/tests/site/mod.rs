@@ -8,10 +8,11 @@
 use ledger::codec::Text;
 use ledger::crypto::{SigningKey, sha256};
 use ledger::genesis::{Founder, FounderAttestation, Genesis, TpmName};
-use ledger::ids::{ChainId, Era, Hash, Identity, IdentityKind, NodeId};
+use ledger::header::Header;
+use ledger::ids::{ChainId, Era, Hash, Height, Identity, IdentityKind, NodeId};
 use ledger::policy::Policy;
 use ledger::state::map::{SparseMap, value_hash};
-use ledger::state::{Gateway, Key, Record, State, records};
+use ledger::state::{Attestation, Gateway, Key, Record, State, records};
 use ledger::store::Founding;
 use ledger::transaction::*;
 use ledger::validator_set::{Validator, ValidatorSet};
@@ -79,7 +80,10 @@ impl Site {
         for index in 1..self.nodes.len() {
             let (identity, vote_key) =
                 (self.identities[index].public_key(), self.votes[index].public_key());
-            let gateway = Gateway { identity, vote_key, ..founder.clone() };
+            let policy_hash = self.genesis.policy.attestation_hash();
+            let (height, time_ms, warnings) = (Height(0), START_MS, 0);
+            let attestation = Attestation::Attested { height, time_ms, policy_hash, warnings };
+            let gateway = Gateway { identity, vote_key, attestation, ..founder.clone() };
             let node = self.nodes[index];
             for (key, record) in [
                 (Key::Gateway(node), Record::Gateway(gateway)),
@@ -137,6 +141,23 @@ impl Site {
     pub(crate) fn gateway_draft(&self, gateway: usize, nonce: u64, body: Body) -> Draft {
         let author = Author::Node(self.nodes[gateway]);
         Draft { author, ..self.operator_draft(nonce, body) }
+    }
+
+    /// The first gateway, which votes alone, makes voters of these others: all have signed `tip`.
+    pub(crate) fn activation(&self, nonce: u64, tip: &Header, others: &[usize]) -> Transaction {
+        let (chain, era, hash) = (self.chain_id(), tip.era, tip.hash());
+        let sign = |gateway: usize, digest: &Hash| QuorumSignature {
+            voter: self.nodes[gateway],
+            signature: self.votes[gateway].sign_digest(digest),
+        };
+        let ready = ready_digest(&chain, era, tip.height, &hash);
+        let mut nodes: Vec<_> = others.iter().map(|other| sign(*other, &ready)).collect();
+        nodes.sort_by_key(|each| each.voter);
+        let ids: Vec<_> = nodes.iter().map(|each| each.voter).collect();
+        let heard = activate_digest(&chain, era, tip.height, &hash, &ids);
+        let quorum = vec![sign(0, &heard)];
+        let body = Body::Activate(Activate { height: tip.height, hash, nodes, quorum });
+        self.gateway_draft(0, nonce, body).sign(&self.votes[0])
     }
 
     /// A refusal by a gateway: not urgent.

@@ -1,5 +1,5 @@
 //! Blocks a second with one voter, bytes written for a block, and the time from the files to a
-//! node that answers. `cargo bench -p ledger --bench ledger`, with `-- BLOCKS` for another
+//! node that answers, and how fast one that was away follows. `cargo bench -p ledger --bench ledger`, with `-- BLOCKS` for another
 //! length of the chain (10,000).
 //!
 //! Prints one object a line: `{"figure","value","unit","how"}`.
@@ -14,10 +14,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use ledger::block::Block;
-use ledger::certificate::{Certificate, Signers, Votes};
-use ledger::chain::Tip;
+use ledger::certificate::{Certificate, Signers, VoteType, Votes, vote_digest};
+use ledger::chain::{Tip, begin, history_leaf};
+use ledger::header::Header;
 use ledger::host::{Host, Outward};
 use ledger::ids::NodeId;
+use ledger::merkle::Frontier;
 use ledger::node::{Decided, Input, Now};
 use ledger::state::State;
 use ledger::store::Store;
@@ -30,6 +32,7 @@ fn main() {
     unthrottled(&site, 2_000);
     batches(&site, 100, 300);
     start(&site, blocks);
+    catch_up(&Site::new(4), blocks);
 }
 
 fn print(figure: &str, value: f64, unit: &str, how: &str) {
@@ -151,6 +154,84 @@ fn grow(site: &Site, store: &mut Store, blocks: u64) {
             group.clear();
         }
     }
+}
+
+/// A gateway without blocks follows one that has them: four voters, one act a block.
+fn catch_up(site: &Site, blocks: u64) {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut store = Store::found(directories[0].path(), &site.founding()).unwrap();
+    grow_by_four(site, &mut store, blocks);
+    drop(store);
+    drop(Store::found(directories[1].path(), &site.founding()).unwrap());
+    let now = Now { mono_ms: 0, wall_ms: START_MS, synchronised: true };
+    let mut hosts = [0, 1].map(|index: usize| {
+        let key = Some(site.votes[index].clone());
+        Host::open(directories[index].path(), site.nodes[index], key).unwrap()
+    });
+    let mut queue = std::collections::VecDeque::new();
+    for (index, host) in hosts.iter_mut().enumerate() {
+        queue.push_back((index, Input::Start));
+        queue.push_back((index, Input::PeerUp(site.nodes[1 - index])));
+        assert_eq!(host.node().tip().height.0, if index == 0 { blocks } else { 0 });
+    }
+    let begun = Instant::now();
+    while hosts[1].node().tip().height.0 < blocks {
+        let (index, input) = queue.pop_front().unwrap();
+        let mut send = |out| {
+            if let Outward::Send { bytes, .. } = out {
+                let from = site.nodes[index];
+                queue.push_back((1 - index, Input::Message { from, bytes }));
+            }
+        };
+        hosts[index].step(now, input, &mut send).unwrap();
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let how = "both ends in one thread, four voters, one act a block, disk syncs on";
+    print("catch_up_blocks_per_s", blocks as f64 / seconds, "1/s", how);
+}
+
+/// Blocks of one act each, certified by three of four.
+fn grow_by_four(site: &Site, store: &mut Store, blocks: u64) {
+    let mut loaded = store.load().unwrap();
+    let mut state =
+        State::from_entries(std::mem::take(&mut loaded.entries), &loaded.tip.state_root).unwrap();
+    let set = site.validators();
+    let mut tip = Tip { hash: loaded.tip.hash(), history: Frontier::new(), header: loaded.tip };
+    tip.history.push(history_leaf(&tip.hash));
+    let mut last_commit: Option<Certificate> = None;
+    let mut group: Vec<Decided> = Vec::new();
+    for height in 1..=blocks {
+        let time_ms = tip.header.time_ms + 500;
+        let transaction = site.act(height);
+        let commit = last_commit.as_ref();
+        let mut execution = begin(&state, &tip, &set, commit, time_ms);
+        execution.apply(&state.verify(transaction.clone()).unwrap()).unwrap();
+        let mut outcome = execution.finish();
+        let list = [transaction];
+        let header = tip.next_header(&state, &outcome, &list, commit, time_ms, site.nodes[0]);
+        let certificate = certify(site, &header);
+        let last_commit = last_commit.replace(certificate.clone());
+        let block = Block { header, transactions: list.into(), last_commit };
+        let (changes, events) =
+            (std::mem::take(&mut outcome.changes), std::mem::take(&mut outcome.events));
+        state.commit(outcome);
+        tip = tip.advance(block.header.clone());
+        group.push(Decided { block, certificate, changes, events, next_validators: None });
+        if group.len() == 1_000 || height == blocks {
+            store.commit_all(&group).unwrap();
+            group.clear();
+        }
+    }
+}
+
+fn certify(site: &Site, header: &Header) -> Certificate {
+    let (hash, set) = (header.hash(), site.validators());
+    let (chain, era, height) = (&header.chain_id, header.era, header.height);
+    let digest = vote_digest(chain, era, VoteType::Precommit, height, 0, Some(&hash));
+    let votes = site.nodes.iter().zip(&site.votes).take(3);
+    let votes = votes.map(|(node, key)| (set.position(node).unwrap(), key.sign_digest(&digest)));
+    let votes = Votes::collect(0, set.count(), votes.collect::<Vec<_>>());
+    Certificate { height, block_hash: hash, signers: Signers::Votes(votes) }
 }
 
 /// Bytes that this process has sent towards the disk so far.

@@ -200,10 +200,14 @@ impl Client {
         self.transfer = Some(transfer);
     }
 
+    /// The member that is being asked is of no use now.
     fn fail(&mut self, error: ClientError) {
-        let Some(Transfer { from: peer, .. }) = self.transfer.take() else {
-            return;
-        };
+        if let Some(Transfer { from, .. }) = self.transfer.take() {
+            self.leave_out(from, error);
+        }
+    }
+
+    fn leave_out(&mut self, peer: NodeId, error: ClientError) {
         let source = self.sources.entry(peer).or_default();
         let pause = FIRST_PAUSE_MS << source.failures.min(6);
         source.failures = source.failures.saturating_add(1);
@@ -233,15 +237,9 @@ impl Client {
             Ok(Taken::Next(request)) => self.ask(Transfer { request, ..transfer }),
             Ok(Taken::Whole) => match transfer.finish() {
                 Ok(snapshot) => self.effects.push(Effect::Done(Box::new(snapshot))),
-                Err((transfer, error)) => {
-                    self.transfer = Some(transfer);
-                    self.fail(error.into());
-                }
+                Err(error) => self.leave_out(from, error.into()),
             },
-            Err(error) => {
-                self.transfer = Some(transfer);
-                self.fail(error);
-            }
+            Err(error) => self.leave_out(from, error),
         }
     }
 }
@@ -323,12 +321,9 @@ impl Transfer {
     }
 
     /// The state's root decides about all that came.
-    fn finish(mut self) -> Result<VerifiedSnapshot, (Self, SnapshotError)> {
-        let Some(manifest) = self.manifest.take() else {
-            return Err((self, SnapshotError::History));
-        };
-        let (steps, entries) = (std::mem::take(&mut self.steps), std::mem::take(&mut self.entries));
-        let snapshot = Snapshot { manifest: *manifest, steps, entries };
-        snapshot.verify_entries().map_err(|error| (self, error))
+    fn finish(self) -> Result<VerifiedSnapshot, SnapshotError> {
+        let Self { manifest, steps, entries, .. } = self;
+        let manifest = *manifest.ok_or(SnapshotError::History)?;
+        Snapshot { manifest, steps, entries }.verify_entries()
     }
 }

@@ -269,6 +269,9 @@ impl Node {
 
     /// Says that there is a new block, where nobody else does.
     fn announce(&mut self, was_alone: bool) {
+        if !self.has_peers() {
+            return;
+        }
         if was_alone {
             // A sole voter's blocks leave as a whole, stored and certified.
             let height = self.tip.header.height;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use ledger::codec::{Encode, Text};
-use ledger::consensus::message::{Vote, is_urgent};
+use ledger::consensus::message::is_urgent;
 use ledger::host::HostError;
 use ledger::ids::NodeId;
 use ledger::node::Input;
@@ -150,14 +150,8 @@ impl Owner {
     }
 
     /// A voter signed two different votes: the evidence is kept until it is on the record.
-    pub(super) fn equivocation(&mut self, first: Vote, second: Vote) {
-        let gateway = first.voter.to_gateway_string();
-        let era = self.state().era();
-        let Some(vote_key) = self.state().gateway(&first.voter).map(|voter| voter.vote_key) else {
-            tracing::error!(gateway, "two different votes of one that is no gateway");
-            return;
-        };
-        let votes = Equivocation { era, vote_key, first, second };
+    pub(super) fn equivocation(&mut self, votes: Equivocation) {
+        let gateway = votes.first.voter.to_gateway_string();
         if self.others.keep(votes) {
             // The journal keeps it should the record never take it.
             let evidence: String = votes.to_bytes().iter().map(|b| format!("{b:02x}")).collect();

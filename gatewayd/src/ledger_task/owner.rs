@@ -400,7 +400,7 @@ impl Owner {
             match out {
                 Outward::Committed(committed) => self.committed(*committed).await,
                 Outward::Refused { tx_hash, error } => self.refused(&tx_hash, &error).await,
-                Outward::Equivocation(votes) => self.equivocation(votes.0, votes.1),
+                Outward::Equivocation(votes) => self.equivocation(*votes),
                 Outward::DiskFull => {
                     self.tip.send_modify(|tip| tip.disk_full = true);
                     let message = "the record waits: its disk is full".into();

@@ -377,7 +377,7 @@ impl Run {
             // An act whose nonce came too late or whose twin was first: the network's doing.
             Outward::Refused { .. } => {}
             Outward::Equivocation(votes) => {
-                let accused = self.site.nodes.iter().position(|node| *node == votes.0.voter);
+                let accused = self.site.nodes.iter().position(|node| *node == votes.first.voter);
                 assert!(accused.is_some_and(|node| self.plan.is_villain(node)), "{votes:?}");
                 self.witness.evidence += 1;
             }

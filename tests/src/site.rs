@@ -215,10 +215,16 @@ impl Site {
     }
 
     /// Makes a block through a gateway: an act of the operator that changes the policy and back.
-    /// Its height.
+    /// Its height. Acts that the operator asked for at two gateways at once may have the same
+    /// number: one of them is refused, and asked for again.
     pub fn commit(&self, number: usize) -> Result<u64> {
-        let done = self.sign(number, &["site", "policy", "set", "receipts=2"])?;
-        done["height"].as_u64().context("height")
+        loop {
+            match self.sign(number, &["site", "policy", "set", "receipts=2"]) {
+                Ok(done) => return done["height"].as_u64().context("height"),
+                Err(error) if error.to_string().contains("refused: nonce") => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Asks for a block through a gateway that is not expected to answer; the asking ends when

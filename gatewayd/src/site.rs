@@ -1,6 +1,6 @@
 //! The life of this gateway's site: none yet, joining one, its TPM missing, running. One task owns
-//! it; it opens the identity, checks the disk for rollback, starts ledger, buffer and sensors, and keeps the
-//! status that everybody reads.
+//! it; it opens the identity, checks the disk for rollback, starts ledger, buffer and sensors, and
+//! keeps the status that everybody reads.
 
 mod disk;
 mod joining;

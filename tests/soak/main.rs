@@ -1,6 +1,6 @@
-//! Four gateways under load for a long time: killed, restarted, cut off and joined again in a random
-//! order. What must hold all along: the record goes on whenever three are connected, all have the
-//! same blocks, and nothing that a sensor was told to be kept is lost or doubled.
+//! Four gateways under load for a long time: killed, restarted, cut off and joined again in a
+//! random order. What must hold all along: the record goes on whenever three are connected, all
+//! have the same blocks, and nothing that a sensor was told to be kept is lost or doubled.
 
 use std::time::{Duration, Instant};
 

@@ -155,7 +155,8 @@ impl Site {
         let (code, said) = join.finish()?;
         ensure!(
             code == Some(0),
-            "gateway {number} is not admitted ({code:?}):\n{}\n--- its log:\n{}\n--- the member's:\n{}",
+            "gateway {number} is not admitted ({code:?}):\n{}\n--- its log:\n{}\n\
+             --- the member's:\n{}",
             said.join("\n"),
             self.gateways[number].log(),
             self.gateways[member].log(),

@@ -1,6 +1,6 @@
 //! Secrets that only this TPM gives back: objects under the storage root key, without a policy
-//! (profile `tpm-only`; with one: [`super::authorized`]). The secret crosses the bus encrypted, in a
-//! session salted with the storage root key.
+//! (profile `tpm-only`; with one: [`super::authorized`]). The secret crosses the bus encrypted, in
+//! a session salted with the storage root key.
 
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;

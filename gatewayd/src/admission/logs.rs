@@ -1,5 +1,5 @@
-//! The measurement logs of this machine: from the root helper `gatewayd-logs` where it listens, else
-//! from the kernel's files (which a test may write, and root may read).
+//! The measurement logs of this machine: from the root helper `gatewayd-logs` where it listens,
+//! else from the kernel's files (which a test may write, and root may read).
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

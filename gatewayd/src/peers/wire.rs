@@ -453,9 +453,10 @@ mod tests {
             assert_eq!(joined(Role::Member, kind, limit + 1), Err(WireError::TooLong));
         }
         let request = joined(Role::Asker, Kind::Request, MAX_REQUEST + 4).unwrap().unwrap();
-        assert!(
-            matches!(request, Message::Request { id: 0x0707_0707, bytes } if bytes.len() == MAX_REQUEST)
-        );
+        let Message::Request { id: 0x0707_0707, bytes } = request else {
+            panic!("{request:?}");
+        };
+        assert_eq!(bytes.len(), MAX_REQUEST);
         assert_eq!(joined(Role::Asker, Kind::Request, MAX_REQUEST + 5), Err(WireError::TooLong));
         assert_eq!(joined(Role::Asker, Kind::Request, 3), Err(WireError::Malformed));
     }

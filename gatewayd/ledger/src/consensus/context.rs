@@ -3,6 +3,7 @@
 //! Only this file and the driver name the engine. Nothing here is stored or sent.
 
 use core::fmt;
+use core::time::Duration;
 use std::sync::Arc;
 
 use arc_malachitebft_core_types as engine;
@@ -11,6 +12,18 @@ use engine::{LinearTimeouts, NilOrVal, Round, SignedExtension, VoteType, VotingP
 use crate::crypto::{PublicKey, Signature};
 use crate::ids::{Hash, Height, NodeId};
 use crate::validator_set::{Validator, ValidatorSet};
+
+/// For a LAN: a silent proposer costs one second.
+pub(super) const TIMEOUTS: LinearTimeouts = LinearTimeouts {
+    propose: Duration::from_millis(1_000),
+    propose_delta: Duration::from_millis(500),
+    prevote: Duration::from_millis(500),
+    prevote_delta: Duration::from_millis(250),
+    precommit: Duration::from_millis(500),
+    precommit_delta: Duration::from_millis(250),
+    rebroadcast: Duration::from_millis(2_000),
+    max_timeout: Duration::from_secs(30),
+};
 
 /// The engine's type parameter.
 #[derive(Clone, Copy, Debug)]

@@ -6,13 +6,12 @@
 //! height whose log was damaged is followed in silence; an error of an effect stops the node.
 //! It knows no clock, disk, socket or block body.
 
-use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use arc_malachitebft_core_consensus as bft;
 use arc_malachitebft_core_types as engine;
 use bft::{Effect, Input, Resumable, Resume, SignedConsensusMsg};
-use engine::{CertificateError, LinearTimeouts, NilOrVal, Round, SignedMessage, Timeout};
+use engine::{CertificateError, NilOrVal, Round, SignedMessage, Timeout};
 use thiserror::Error;
 
 use super::context::{self, Address, Context, Voters};
@@ -504,7 +503,7 @@ impl Shell {
         if self.sole_voter && key.0 == REBROADCAST {
             return;
         }
-        let wait = TIMEOUTS.duration_for(timeout).as_millis() as u64;
+        let wait = context::TIMEOUTS.duration_for(timeout).as_millis() as u64;
         self.timers.insert(key, self.now_ms + wait);
     }
 
@@ -588,15 +587,3 @@ impl Shell {
         Err(CertificateError::NotEnoughVotingPower { signed, total, expected })
     }
 }
-
-/// For a LAN: a silent proposer costs one second.
-const TIMEOUTS: LinearTimeouts = LinearTimeouts {
-    propose: Duration::from_millis(1_000),
-    propose_delta: Duration::from_millis(500),
-    prevote: Duration::from_millis(500),
-    prevote_delta: Duration::from_millis(250),
-    precommit: Duration::from_millis(500),
-    precommit_delta: Duration::from_millis(250),
-    rebroadcast: Duration::from_millis(2_000),
-    max_timeout: Duration::from_secs(30),
-};

@@ -45,7 +45,7 @@ pub enum Denial {
     #[error("this identity was replaced by {}", .0.to_gateway_string())]
     Replaced(NodeId),
     /// The same TPM is in a gateway that is online.
-    #[error("this TPM is that of {}, which is online: one TPM, one gateway", .0.to_gateway_string())]
+    #[error("this TPM is of {}, which is online: one TPM, one gateway", .0.to_gateway_string())]
     SameTpm(NodeId),
     /// The same TPM was in a gateway that is revoked.
     #[error("this TPM is that of {}, which is revoked", .0.to_gateway_string())]

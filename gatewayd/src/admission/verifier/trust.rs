@@ -72,7 +72,7 @@ impl Trust {
     /// The policy as the verifier applies it to one attester.
     ///
     /// # Errors
-    /// [`Denial::Documents`], [`Denial::PolicyChanged`] when it is of another policy than the facts.
+    /// [`Denial::Documents`], [`Denial::PolicyChanged`] when it is of another policy.
     pub fn policy(&self, facts: &Facts, introduced: &Introduced) -> Result<Policy, Denial> {
         if !self.is_of(&facts.policy_hash) {
             return Err(Denial::PolicyChanged);

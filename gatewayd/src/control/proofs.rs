@@ -249,13 +249,16 @@ fn target(
     Ok(Target { header, signers, sets, steps, anchors })
 }
 
+/// Sets of voters, and between each two the certified block that made the next.
+type Steps = (Vec<ValidatorSet>, Vec<(Header, Signers)>);
+
 /// The voters above one height, and each block below another that changed them, with the fewest
 /// votes that certify it.
 fn voters_between(
     reader: &Reader,
     from: Height,
     to: Height,
-) -> Result<(Vec<ValidatorSet>, Vec<(Header, Signers)>)> {
+) -> Result<Steps> {
     let mut set = reader.validators(from.next()).map_err(storage)?;
     let (mut sets, mut steps) = (vec![set.clone()], Vec::new());
     let mut after = from;

@@ -101,7 +101,7 @@ impl Adversary {
         };
         let other = other.map_or_else(|| bytes.clone(), |message| message.to_bytes());
         let pick = |gateway: &usize| {
-            (*gateway, if gateway % 2 == 0 { bytes.clone() } else { other.clone() })
+            (*gateway, if gateway.is_multiple_of(2) { bytes.clone() } else { other.clone() })
         };
         to.iter().map(pick).collect()
     }

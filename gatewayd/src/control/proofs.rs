@@ -254,11 +254,7 @@ type Steps = (Vec<ValidatorSet>, Vec<(Header, Signers)>);
 
 /// The voters above one height, and each block below another that changed them, with the fewest
 /// votes that certify it.
-fn voters_between(
-    reader: &Reader,
-    from: Height,
-    to: Height,
-) -> Result<Steps> {
+fn voters_between(reader: &Reader, from: Height, to: Height) -> Result<Steps> {
     let mut set = reader.validators(from.next()).map_err(storage)?;
     let (mut sets, mut steps) = (vec![set.clone()], Vec::new());
     let mut after = from;

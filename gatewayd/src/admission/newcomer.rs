@@ -253,7 +253,7 @@ impl Newcomer {
             let failed: Vec<_> = failed.map(|claim| claim.claim).collect();
             let mut detail = format!("{} says: {reason}", voter.to_gateway_string());
             if failed.contains(&HARDWARE) || failed.contains(&ENDORSEMENT) {
-                detail.push_str(BRIDGE);
+                detail.push_str(NO_HARDWARE);
             }
             return Stop::new(JoinStep::Refused, detail);
         }
@@ -330,9 +330,9 @@ const CONTRAINDICATED: u8 = attestation::Status::Contraindicated as u8;
 const HARDWARE: u8 = attestation::ClaimKind::Hardware as u8;
 const ENDORSEMENT: u8 = attestation::ClaimKind::Endorsement as u8;
 
-/// What a gateway without a hardware TPM is offered.
-const BRIDGE: &str = "; without a hardware TPM that the site trusts, this gateway cannot be a \
-                      full node or coordinator here; it can serve as a bridge under a member";
+/// What a gateway without a hardware TPM is told.
+const NO_HARDWARE: &str = "; without a hardware TPM that the site trusts, this gateway cannot be \
+                           a full node or coordinator here";
 
 fn founder_words(site: &KnownSite) -> String {
     format!("{} has not been attested by anybody yet", site.node.to_gateway_string())

@@ -7,6 +7,7 @@ mod site;
 use std::collections::VecDeque;
 use std::path::Path;
 
+use ledger::block::Block;
 use ledger::codec::{Decode, Encode};
 use ledger::consensus::message::{Message, PeerTip};
 use ledger::header::Header;
@@ -15,7 +16,7 @@ use ledger::ids::{Era, Height, NodeId};
 use ledger::node::{Behind, Input, Now};
 use ledger::store::{self, Reader, Store, StoreError};
 use ledger::sync::client::{self, Client, ClientError};
-use ledger::sync::wire::Answer;
+use ledger::sync::wire::{Answer, Request};
 use ledger::sync::{SnapshotError, VerifiedSnapshot};
 use ledger::transaction::{Survivor, Transaction};
 use site::{START_MS, Site};
@@ -181,8 +182,14 @@ fn a_liar_is_left_out_and_the_next_one_asked() {
     cut.remove(3);
     let mut flipped = range.certificate.clone();
     *flipped.last_mut().unwrap() ^= 1;
+    let mut highest = Block::from_bytes(&range.blocks[0]).unwrap();
+    highest.header.height = Height(u64::MAX);
     let lies = [
         Message::Decided { blocks: Vec::new(), certificate: Vec::new() },
+        Message::Decided {
+            blocks: vec![highest.to_bytes()],
+            certificate: range.certificate.clone(),
+        },
         Message::Decided { blocks: cut, certificate: range.certificate.clone() },
         Message::Decided { blocks: range.blocks.clone(), certificate: flipped },
         Message::Decided { blocks: vec![vec![1]], certificate: vec![2] },
@@ -257,6 +264,11 @@ fn a_fresh_gateway_begins_from_a_snapshot_and_serves_proofs_and_heads() {
     assert_eq!(failures, []);
     let snapshot = snapshot.unwrap();
     assert_eq!(snapshot.header().height, Height(78));
+    // Whatever is asked for, the server goes on.
+    let (now, after) = (net.now, Height(u64::MAX));
+    let beyond = Request::Steps { height: Height(78), after };
+    let answer = net.of(leader).host.snapshot(now, &beyond).unwrap();
+    assert!(matches!(answer, Answer::Steps { steps, more: false, .. } if steps.is_empty()));
     let directory = tempfile::tempdir().unwrap();
     drop(Store::found_from(directory.path(), &snapshot).unwrap());
     let again = Store::found_from(directory.path(), &snapshot);
@@ -371,7 +383,7 @@ fn a_stale_snapshot_is_not_taken() {
     assert!(none.is_none());
     assert_eq!(failures[0], (stale, ClientError::Nothing));
     let old = {
-        let request = ledger::sync::wire::Request::Newest { at_least: Height(0) };
+        let request = Request::Newest { at_least: Height(0) };
         let now = net.now;
         net.of(stale).host.snapshot(now, &request).unwrap()
     };

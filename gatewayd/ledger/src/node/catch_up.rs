@@ -211,7 +211,8 @@ impl Node {
         }
         if first > next {
             // A block of the sole voter was lost on the way: what is missing is asked for.
-            let newest = Height(first.0 + blocks.len() as u64 - 1);
+            // The height is the peer's word, as high as it likes.
+            let newest = Height(first.0.saturating_add(blocks.len() as u64 - 1));
             if let Some(peer) = self.peers.of(from) {
                 peer.tip.height = peer.tip.height.max(newest);
             }

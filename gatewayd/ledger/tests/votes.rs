@@ -164,6 +164,25 @@ fn a_block_with_a_failing_transaction_gets_no_vote() {
 }
 
 #[test]
+fn a_body_that_is_not_the_headers_says_nothing_about_the_block() {
+    let site = Site::new(4);
+    let (proposer, messages) = proposal(&site, 0);
+    let empty = |message: &Message| match message {
+        Message::Body { height, round, block } => {
+            let mut block = Block::from_bytes(block).unwrap();
+            block.transactions.clear();
+            Some(Message::Body { height: *height, round: *round, block: block.to_bytes() })
+        }
+        _ => None,
+    };
+    // Somebody is quicker than the proposer.
+    let mut all: Vec<_> = messages.iter().filter_map(empty).collect();
+    all.extend(messages.iter().cloned());
+    let vote = prevote(&witness(&site, proposer, &all, clock(0))).unwrap();
+    assert_eq!(vote.block, Some(proposed(&messages)));
+}
+
+#[test]
 fn a_proposal_of_somebody_else_or_with_a_wrong_signature_is_ignored() {
     let site = Site::new(4);
     let (proposer, messages) = proposal(&site, 0);

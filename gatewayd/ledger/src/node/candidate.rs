@@ -110,6 +110,11 @@ impl Node {
         if self.candidates.contains_key(&hash) {
             return;
         }
+        // A body that is not the header's is the sender's fault, and says nothing about the block:
+        // else a member could have a good proposal refused by being quicker than its proposer.
+        if block.check_body().is_err() {
+            return;
+        }
         let height = block.header.height;
         let in_time = self.is_acceptable_time(block.header.time_ms, self.now);
         // The operator alone certifies a recovery, and no vote.

@@ -41,12 +41,19 @@ pub(crate) struct Waiting {
     pub(crate) size: usize,
 }
 
+/// What waits of one author.
+#[derive(Debug, Default)]
+struct Share {
+    count: usize,
+    bytes: usize,
+}
+
 /// The waiting transactions in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Mempool {
     queue: BTreeMap<u64, Waiting>,
     by_hash: BTreeMap<Hash, u64>,
-    by_author: BTreeMap<Author, usize>,
+    by_author: BTreeMap<Author, Share>,
     bytes: usize,
     next: u64,
 }
@@ -67,11 +74,13 @@ impl Mempool {
         if self.queue.len() >= MAX_WAITING || self.bytes + size > MAX_WAITING_BYTES {
             return Err(MempoolError::Full);
         }
-        let of_author = self.by_author.entry(author).or_default();
-        if *of_author >= MAX_WAITING_PER_AUTHOR {
+        let share = self.by_author.entry(author).or_default();
+        let large = share.bytes + size > MAX_WAITING_BYTES_PER_AUTHOR;
+        if share.count >= MAX_WAITING_PER_AUTHOR || (large && share.count > 0) {
             return Err(MempoolError::AuthorLimit);
         }
-        *of_author += 1;
+        share.count += 1;
+        share.bytes += size;
         self.bytes += size;
         self.by_hash.insert(hash, self.next);
         self.queue.insert(self.next, Waiting { transaction, since_ms: now_ms, local, size });
@@ -87,9 +96,10 @@ impl Mempool {
         let waiting = self.queue.remove(&self.by_hash.remove(hash)?)?;
         self.bytes -= waiting.size;
         let author = waiting.transaction.transaction().draft().author;
-        if let Some(count) = self.by_author.get_mut(&author) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(share) = self.by_author.get_mut(&author) {
+            share.count -= 1;
+            share.bytes -= waiting.size;
+            if share.count == 0 {
                 self.by_author.remove(&author);
             }
         }
@@ -128,6 +138,8 @@ impl Mempool {
 const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 const MAX_WAITING_PER_AUTHOR: usize = 1_000;
+/// One gateway alone cannot fill the whole: a few of its largest batches.
+const MAX_WAITING_BYTES_PER_AUTHOR: usize = MAX_WAITING_BYTES / 8;
 
 /// Somebody waits for these: a person, a join, a device.
 fn is_urgent(waiting: &Waiting) -> bool {
@@ -183,6 +195,23 @@ mod tests {
         mempool.insert(more, 0, true).unwrap();
         assert_eq!(mempool.len(), MAX_WAITING_PER_AUTHOR + 1);
         assert!(!mempool.contains(&hash));
+    }
+
+    #[test]
+    fn an_author_does_not_fill_the_whole() {
+        let mut fixture = Fixture::new();
+        let mut mempool = Mempool::default();
+        let first = refusal(&mut fixture);
+        let (author, hash) = (first.transaction().draft().author, first.transaction().hash());
+        mempool.insert(first, 0, true).unwrap();
+        let share = mempool.by_author.get_mut(&author).unwrap();
+        let size = std::mem::replace(&mut share.bytes, MAX_WAITING_BYTES_PER_AUTHOR);
+        let more = refusal(&mut fixture);
+        assert_eq!(mempool.insert(more.clone(), 0, true), Err(MempoolError::AuthorLimit));
+        mempool.insert(act(&mut fixture), 0, true).unwrap();
+        mempool.by_author.get_mut(&author).unwrap().bytes = size;
+        mempool.remove(&hash).unwrap();
+        mempool.insert(more, 0, true).unwrap();
     }
 
     #[test]

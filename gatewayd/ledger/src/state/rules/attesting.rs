@@ -209,6 +209,10 @@ pub(super) fn apply_founder(
         (Attestation::Attested { .. }, Some(_)) => {
             Err(ApplyError::Founder("it is attested already"))
         }
+        // Its TPM is a program, and so no newcomer, whatever its own label, can attest it.
+        (Attestation::Unattested, Some(_)) if !insecure => {
+            Err(ApplyError::Founder("it is unattested until it has a hardware TPM"))
+        }
         (_, None) => Ok(vec![]),
         (_, Some(FounderResult { statement, signature: _ })) => {
             check_statement(execution, statement, Purpose::Attest)?;

@@ -435,6 +435,13 @@ fn an_unattested_founder_lets_no_full_node_in_unless_the_site_is_for_show() {
     let body = site.admission(&keys);
     let expected = ApplyError::Founder("it is unattested: no other full node comes in");
     assert_eq!(applied(admit(&mut site, body)), expected);
+    // Nor does a newcomer that is no full node make an attested one of the founder.
+    let mut body = site.admission(&keys);
+    assert!(body.founder.is_some());
+    body.statement.label = Label { full: false, coordinator: true };
+    site.endorse(&mut body);
+    let expected = ApplyError::Founder("it is unattested until it has a hardware TPM");
+    assert_eq!(applied(admit(&mut site, body)), expected);
     let act = Policy { insecure_software_tpm_sites: true, ..Policy::default() };
     let act = site.by_operator(act.into());
     site.commit(vec![act]).unwrap();

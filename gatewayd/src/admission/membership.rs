@@ -56,7 +56,7 @@ pub fn wanted(rule: VoterRule, voters: usize) -> Option<usize> {
 pub struct Readiness(BTreeMap<NodeId, Vec<Ready>>);
 
 impl Readiness {
-    /// Notes a member's signature. That it is right, the ledger checks.
+    /// Notes a member's signature, which the caller has checked.
     pub fn note(&mut self, node: NodeId, ready: Ready) {
         if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&node) {
             return;
@@ -73,7 +73,8 @@ impl Readiness {
     /// Drops what is too old and who left.
     pub fn forget(&mut self, tip: Height, may_vote: impl Fn(&NodeId) -> bool) {
         for kept in self.0.values_mut() {
-            kept.retain(|ready| ready.height.0 + MAX_READY_AGE > tip.0);
+            // A height is a member's word, as high as it likes.
+            kept.retain(|ready| ready.height.0.saturating_add(MAX_READY_AGE) > tip.0);
         }
         self.0.retain(|node, kept| !kept.is_empty() && may_vote(node));
     }
@@ -185,7 +186,8 @@ mod tests {
         readiness.note(node(2), ready(40, 1));
         readiness.forget(Height(44), |id| *id == node(1));
         assert!(!readiness.0.contains_key(&node(2)));
-        readiness.forget(Height(40 + MAX_READY_AGE), |_| true);
+        readiness.note(node(3), ready(u64::MAX, 1));
+        readiness.forget(Height(40 + MAX_READY_AGE), |id| *id != node(3));
         assert!(readiness.0.is_empty());
     }
 

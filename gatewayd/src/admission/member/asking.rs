@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ledger::codec::{Decode, Encode};
-use ledger::ids::NodeId;
+use ledger::ids::{Hash, NodeId};
 use ledger::transaction::QuorumSignature;
 use tokio::sync::oneshot;
 
@@ -111,13 +111,15 @@ impl Ask for Conversation {
     }
 }
 
-/// Asks voters to sign the same, all at once; those that do not answer or say no are left out. The
-/// signatures are not checked here: the ledger does, and says whose is wrong.
+/// Asks voters to sign the same `digest`, all at once; those that do not answer or say no are left
+/// out, and so are those that sign something else: one wrong signature would void all others.
 pub(super) async fn collect(
     shared: &Shared,
     voters: &[NodeId],
     asked: &Endorse,
-) -> Vec<QuorumSignature> {
+    digest: &Hash,
+) -> Result<Vec<QuorumSignature>> {
+    let keys = shared.ledger.view(|state| state.validator_set()).await?;
     let request = Request::Endorse(asked.clone());
     let mut asking = tokio::task::JoinSet::new();
     for voter in voters.iter().filter(|voter| **voter != shared.gateway) {
@@ -143,7 +145,14 @@ pub(super) async fn collect(
     }
     let mut signed = Vec::new();
     while let Some(answer) = asking.join_next().await {
-        signed.extend(answer.ok().flatten());
+        let Some(answer) = answer.ok().flatten() else { continue };
+        let good = |key| answer.verify(digest, key).is_ok();
+        if keys.vote_key(&answer.voter).is_some_and(good) {
+            signed.push(answer);
+        } else {
+            let voter = answer.voter.to_gateway_string();
+            tracing::warn!(voter, "signs something else than was asked");
+        }
     }
-    signed
+    Ok(signed)
 }

@@ -113,7 +113,7 @@ async fn suspend(
 ) -> Result<()> {
     let internal = |_| ControlError::Internal("the statement is too long for a message".into());
     let asked = Endorse::Statement(Bytes::new(statement.to_bytes()).map_err(internal)?);
-    let mut endorsements = collect(shared, voters, &asked).await;
+    let mut endorsements = collect(shared, voters, &asked, &statement.digest()).await?;
     let own = statement.clone();
     let signed = shared.ledger.with_key(move |here| sign_statement(here, &own)).await?;
     endorsements.push(signed.map_err(|denial| ControlError::Refused(denial.to_string()))?);

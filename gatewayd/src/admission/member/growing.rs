@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ledger::crypto::verify_digest;
 use ledger::ids::{Hash, Height, NodeId};
 use ledger::policy::Policy;
 use ledger::store::Reader;
-use ledger::transaction::{Activate, Body, ready_digest};
+use ledger::transaction::{Activate, Body, activate_digest, ready_digest};
 
 use super::asking::{ATTEST_TIMEOUT, Conversation, collect};
 use super::serving::{Reply, denied, failed, send};
@@ -126,14 +127,33 @@ impl Member {
         Ok(())
     }
 
-    /// Notes that a member is ready.
-    pub(super) fn ready(&mut self, session: &Session, ready: Ready, reply: Reply) {
-        if session.member {
-            self.readiness.note(session.node, ready);
+    /// Notes that a member is ready. One whose signature is wrong would spoil every step that it
+    /// is planned into, and is not noted.
+    pub(super) async fn ready(
+        &mut self,
+        session: &Session,
+        ready: Ready,
+        reply: Reply,
+    ) -> Result<()> {
+        if !session.member {
+            send(reply, &denied(&Denial::NotAMember));
+            return Ok(());
+        }
+        let node = session.node;
+        let known = self.shared.ledger.view(move |state| {
+            let key = state.gateway(&node).map(|gateway| gateway.vote_key);
+            (key, state.chain_id(), state.era())
+        });
+        let (key, chain_id, era) = known.await?;
+        let digest = ready_digest(&chain_id, era, ready.height, &ready.hash);
+        let good = |key| verify_digest(&key, &digest, &ready.signature).is_ok();
+        if key.is_some_and(good) {
+            self.readiness.note(node, ready);
             send(reply, &Response::Heard);
         } else {
-            send(reply, &denied(&Denial::NotAMember));
+            send(reply, &denied(&Denial::Malformed("signature")));
         }
+        Ok(())
     }
 
     fn heard_long_enough(&self, policy: &Policy) -> Vec<NodeId> {
@@ -206,8 +226,10 @@ async fn activate(shared: &Shared, voters: &[NodeId], plan: Plan) -> Result<u64>
     let Plan { asked, nodes } = plan;
     let Activation { height, hash, nodes: ids } = asked.clone();
     let own = sign_own(shared, asked).await?;
+    let (chain_id, era) = shared.ledger.view(|state| (state.chain_id(), state.era())).await?;
+    let digest = activate_digest(&chain_id, era, height, &hash, &ids);
     let endorse = Endorse::Activate { height, hash, nodes: ids };
-    let mut quorum = collect(shared, voters, &endorse).await;
+    let mut quorum = collect(shared, voters, &endorse, &digest).await?;
     quorum.push(own);
     quorum.sort_by_key(|signed| signed.voter);
     let needed = voters.len() * 2 / 3 + 1;

@@ -66,7 +66,7 @@ impl Member {
             Request::Evidence(answer) => self.evidence(session, &answer, reply).await?,
             Request::Admit(admit) => self.submit(session, &admit, reply),
             Request::Progress => send(reply, &self.progress(&session.node).await?),
-            Request::Ready(ready) => self.ready(session, ready, reply),
+            Request::Ready(ready) => self.ready(session, ready, reply).await?,
             Request::Endorse(asked) => self.countersign(session, asked, reply).await?,
             Request::Introduce => self.introduce(session, reply).await?,
             Request::Prove(challenge) => self.prove(session, *challenge, reply),

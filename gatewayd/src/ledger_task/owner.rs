@@ -171,8 +171,9 @@ impl Owner {
             }
             let wake = self.wake_ms();
             let takes_batches = self.key.is_some();
+            // No order among them: a member that never stops talking must not keep this gateway's
+            // own batches waiting.
             tokio::select! {
-                biased;
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command).await?,
                     None => return Ok(()),

@@ -60,24 +60,25 @@ pub enum EndorsementError {
     Differs,
 }
 
-/// Endorsements of one statement.
+/// Endorsements, by what they say: a voter that signs something else than the others counts for
+/// itself alone, whenever it is asked.
 #[derive(Debug)]
 pub struct Endorsements {
     expected: Expected,
-    statement: Option<Statement>,
-    signatures: BTreeMap<NodeId, Signature>,
+    groups: Vec<(Statement, BTreeMap<NodeId, Signature>)>,
 }
 
 impl Endorsements {
     /// None yet.
     pub fn new(expected: Expected) -> Self {
-        Self { expected, statement: None, signatures: BTreeMap::new() }
+        Self { expected, groups: Vec::new() }
     }
 
     /// Takes what a voter answered.
     ///
     /// # Errors
-    /// [`EndorsementError`]; then nothing is taken.
+    /// [`EndorsementError`]; then nothing is taken, but of one that differs from what most have
+    /// signed so far: it counts for itself.
     pub fn add(
         &mut self,
         voters: &ValidatorSet,
@@ -96,27 +97,38 @@ impl Endorsements {
         }
         verify_digest(key, &statement.digest(), &appraised.signature)
             .map_err(|_| EndorsementError::Signature)?;
-        match &self.statement {
-            Some(common) if *common != statement => return Err(EndorsementError::Differs),
-            Some(_) => {}
-            None => self.statement = Some(statement),
+        // One voter, one word: the last one.
+        for (_, signed) in &mut self.groups {
+            signed.remove(&from);
         }
-        self.signatures.insert(from, appraised.signature);
+        self.groups.retain(|(_, signed)| !signed.is_empty());
+        let most = self.count();
+        let index = match self.groups.iter().position(|(known, _)| *known == statement) {
+            Some(index) => index,
+            None => {
+                self.groups.push((statement, BTreeMap::new()));
+                self.groups.len() - 1
+            }
+        };
+        let group = &mut self.groups[index].1;
+        group.insert(from, appraised.signature);
+        if group.len() < most || (most > 0 && group.len() == 1) {
+            return Err(EndorsementError::Differs);
+        }
         Ok(())
     }
 
-    /// How many there are.
+    /// How many say the same.
     pub fn count(&self) -> usize {
-        self.signatures.len()
+        self.groups.iter().map(|(_, signed)| signed.len()).max().unwrap_or(0)
     }
 
     /// The statement with its signatures, ascending by voter, when more than two thirds signed.
     pub fn complete(self, voters: &ValidatorSet) -> Option<(Statement, Vec<QuorumSignature>)> {
-        if self.signatures.len() < voters.quorum() {
-            return None;
-        }
+        let enough = |(_, signed): &(_, BTreeMap<_, _>)| signed.len() >= voters.quorum();
+        let (statement, signed) = self.groups.into_iter().find(enough)?;
         let sign = |(voter, signature)| QuorumSignature { voter, signature };
-        Some((self.statement?, self.signatures.into_iter().map(sign).collect()))
+        Some((statement, signed.into_iter().map(sign).collect()))
     }
 }
 

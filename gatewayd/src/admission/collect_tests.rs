@@ -87,6 +87,21 @@ fn more_than_two_thirds_over_one_statement_are_enough() {
 }
 
 #[test]
+fn who_says_something_else_spoils_nothing_for_the_others() {
+    let (set, good) = (voters(), statement());
+    let other = Statement { tpm_model: Hash([9; 32]), ..good.clone() };
+    let mut collected = Endorsements::new(expected());
+    collected.add(&set, node(1), &signed(1, &other)).unwrap();
+    let second = collected.add(&set, node(2), &signed(2, &good));
+    assert_eq!(second, Err(EndorsementError::Differs), "which of the two is right is open");
+    collected.add(&set, node(3), &signed(3, &good)).unwrap();
+    collected.add(&set, node(4), &signed(4, &good)).unwrap();
+    assert_eq!(collected.count(), 3);
+    let (common, signatures) = collected.complete(&set).unwrap();
+    assert_eq!((common, signatures.len()), (good, 3));
+}
+
+#[test]
 fn what_is_not_a_common_endorsement_is_refused_by_name() {
     let (set, good) = (voters(), statement());
     let mut collected = Endorsements::new(expected());

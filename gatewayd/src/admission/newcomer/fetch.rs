@@ -5,7 +5,8 @@ use std::path::Path;
 
 use ledger::genesis::Genesis;
 use ledger::header::Header;
-use ledger::ids::Height;
+use ledger::ids::{Height, NodeId};
+use ledger::state::{Key, Record};
 use ledger::store::{Store, StoreError};
 use ledger::sync::VerifiedSnapshot;
 use ledger::sync::client::{Client, ClientError, Effect, Input};
@@ -16,9 +17,14 @@ use crate::admission::head::KnownSite;
 use crate::admission::messages::{Bytes, Request, Response, Wait};
 use crate::clock;
 use crate::control::JoinStep;
-use crate::identity::Folder;
+use crate::identity::{Folder, identity_key};
 
 impl Newcomer {
+    fn gateway(&self, step: JoinStep) -> Result<NodeId, Stop> {
+        let own = identity_key(&self.parts.info);
+        own.map(|key| NodeId::of_key(&key)).map_err(|error| Stop::new(step, error.to_string()))
+    }
+
     /// Founds the record in the data folder.
     pub(super) async fn fetch(
         &mut self,
@@ -33,6 +39,11 @@ impl Newcomer {
         }
         let teller = &self.teller;
         let snapshot = snapshot(member, site, |detail| teller.step(step, detail)).await?;
+        if !names(&snapshot, &self.gateway(step)?) {
+            // Else a member's lie would leave this gateway with a site that does not know it.
+            let what = "a member says that this gateway is admitted, and the record does not";
+            return Err(Stop::new(step, what));
+        }
         let (dir, genesis) = (self.parts.data_dir.clone(), site.genesis.clone());
         let held = site.anchor_header.clone();
         let found = move || found(&dir, &genesis, &snapshot, held.as_ref()).map(|()| genesis);
@@ -43,6 +54,15 @@ impl Newcomer {
             _ => failed(&format!("{error:#}")),
         })
     }
+}
+
+/// Whether a gateway has rights in the state of a snapshot.
+fn names(snapshot: &VerifiedSnapshot, gateway: &NodeId) -> bool {
+    let key = Key::Gateway(*gateway);
+    let bytes = key.to_bytes();
+    let entry = snapshot.snapshot().entries.iter().find(|(key, _)| *key == bytes);
+    let record = entry.and_then(|(_, value)| Record::from_bytes(&key, value).ok());
+    matches!(record, Some(Record::Gateway(found)) if found.standing.standing.may_record())
 }
 
 /// Why no snapshot came.
@@ -181,6 +201,8 @@ mod tests {
         assert_eq!(folder.genesis().unwrap(), Some(known.genesis.clone()));
         let loaded = Store::open(here.path()).unwrap().load().unwrap();
         assert_eq!(loaded.tip, known.header);
+        assert!(names(&snapshot, &known.node), "the founder");
+        assert!(!names(&snapshot, &NodeId([9; 20])), "whatever a member says");
         let again = found(here.path(), &known.genesis, &snapshot, held);
         assert!(again.is_err(), "a site is never replaced");
     }

@@ -118,10 +118,27 @@ pub fn heard(peer: &PeerStatus, now_ms: u64, for_ms: u64, silence_ms: u64) -> bo
         && now_ms.saturating_sub(peer.last_heard_ms) <= silence_ms
 }
 
-/// Who of the voters does what one of them has to do: the lowest that is connected.
-pub fn collector(voters: &[NodeId], own: &NodeId, connected: &[NodeId]) -> Option<NodeId> {
+/// Voters that take turns with what one of them has to do.
+pub const COLLECTORS: usize = 4;
+
+/// How long a turn is, ms.
+const TURN_MS: u64 = 30_000;
+
+/// Who of the voters does what one of them has to do: the lowest that are connected, in turns of
+/// the site's time, so that one that does nothing stops nothing. Where two think that it is their
+/// turn, the second one's transaction is refused.
+pub fn collector(
+    voters: &[NodeId],
+    own: &NodeId,
+    connected: &[NodeId],
+    site_ms: u64,
+) -> Option<NodeId> {
     let here = |node: &&NodeId| *node == own || connected.contains(node);
-    voters.iter().filter(here).min().copied()
+    let mut here: Vec<_> = voters.iter().filter(here).collect();
+    here.sort_unstable();
+    here.truncate(COLLECTORS);
+    let turn = (site_ms / TURN_MS).checked_rem(here.len() as u64)?;
+    here.get(turn as usize).map(|node| **node)
 }
 
 #[cfg(test)]
@@ -192,10 +209,15 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_connected_voter_collects() {
+    fn the_lowest_connected_voters_collect_in_turns() {
         let voters = [node(1), node(2), node(3)];
-        assert_eq!(collector(&voters, &node(2), &[node(3)]), Some(node(2)));
-        assert_eq!(collector(&voters, &node(3), &[node(1)]), Some(node(1)));
-        assert_eq!(collector(&voters, &node(9), &[]), None, "no voter is here");
+        assert_eq!(collector(&voters, &node(2), &[node(3)], 0), Some(node(2)));
+        assert_eq!(collector(&voters, &node(3), &[node(1)], 0), Some(node(1)));
+        assert_eq!(collector(&voters, &node(3), &[node(1)], TURN_MS), Some(node(3)));
+        assert_eq!(collector(&voters, &node(3), &[node(1)], 2 * TURN_MS), Some(node(1)));
+        assert_eq!(collector(&voters, &node(9), &[], 0), None, "no voter is here");
+        let many: Vec<_> = (1..=9).map(node).collect();
+        let turns = (0..9).map(|turn| collector(&many, &node(1), &many, turn * TURN_MS).unwrap());
+        assert!(turns.into_iter().all(|each| each <= node(COLLECTORS as u8)));
     }
 }

@@ -72,7 +72,8 @@ impl Member {
         let connected: Vec<NodeId> =
             self.shared.peers.peers().borrow().iter().map(|peer| peer.node).collect();
         let own = self.shared.gateway;
-        let mine = collector(&voters, &own, &connected) == Some(own);
+        let (site_ms, _) = self.shared.ledger.clock().borrow().now();
+        let mine = collector(&voters, &own, &connected, site_ms) == Some(own);
         if !mine || self.failing.collecting.swap(true, Ordering::Relaxed) {
             return Ok(());
         }

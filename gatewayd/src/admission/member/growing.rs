@@ -1,5 +1,5 @@
-//! Carries out what `membership` plans: signs blocks while this gateway has no vote, and as the
-//! lowest connected voter collects what `Activate` takes.
+//! Carries out what `membership` plans: signs blocks while this gateway has no vote, and when
+//! it is this voter's turn collects what `Activate` takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,9 @@ use super::serving::{Reply, denied, failed, send};
 use super::{Member, Shared};
 use crate::admission::endorsing::{Activation, sign_activation};
 use crate::admission::exchange::Ask;
-use crate::admission::membership::{Plan, collector, heard, is_candidate, ready_height, wanted};
+use crate::admission::membership::{
+    COLLECTORS, Plan, collector, heard, is_candidate, ready_height, wanted,
+};
 use crate::admission::messages::{Endorse, Ready, Request, Response};
 use crate::admission::verifier::Denial;
 use crate::clock;
@@ -27,9 +29,6 @@ const READY_AGAIN_MS: u64 = 10_000;
 
 /// A collection that led to nothing is tried again after this long.
 const COLLECT_AGAIN_MS: u64 = 3_000;
-
-/// Voters that are told that this gateway is ready; the lowest connected one collects.
-const READY_TO: usize = 4;
 
 /// The transport probes who is silent and shows it a little later: a shorter silence is none, ms.
 const SHOWN_WITHIN_MS: u32 = 15_000;
@@ -74,7 +73,8 @@ impl Member {
         if fit(&own) {
             return self.say_ready(&votes, &connected).await;
         }
-        if collector(&votes.voters, &own, &connected) == Some(own) {
+        let (site_ms, _) = self.shared.ledger.clock().borrow().now();
+        if collector(&votes.voters, &own, &connected, site_ms) == Some(own) {
             self.plan(&votes);
         }
         Ok(())
@@ -115,7 +115,7 @@ impl Member {
         let signature = self.shared.ledger.with_key(sign).await?;
         self.growing.said[which] = Some((height, hash, now_ms));
         let request = Request::Ready(Ready { height, hash, signature });
-        for voter in voters.iter().filter(|node| connected.contains(node)).take(READY_TO) {
+        for voter in voters.iter().filter(|node| connected.contains(node)).take(COLLECTORS) {
             let conversation = Conversation::new(self.shared.clone(), *voter, ATTEST_TIMEOUT);
             let request = request.clone();
             self.tasks.spawn(async move {

@@ -127,8 +127,8 @@ impl Member {
         Ok(())
     }
 
-    /// Notes that a member is ready. One whose signature is wrong would spoil every step that it
-    /// is planned into, and is not noted.
+    /// Notes that a member is ready. What is not signed right, or is about no block of this record,
+    /// would spoil every step that it is planned into, and is not noted.
     pub(super) async fn ready(
         &mut self,
         session: &Session,
@@ -147,11 +147,13 @@ impl Member {
         let (key, chain_id, era) = known.await?;
         let digest = ready_digest(&chain_id, era, ready.height, &ready.hash);
         let good = |key| verify_digest(&key, &digest, &ready.signature).is_ok();
-        if key.is_some_and(good) {
+        if !key.is_some_and(good) {
+            send(reply, &denied(&Denial::Malformed("signature")));
+        } else if header_hash(&self.shared, ready.height).await? == Some(ready.hash) {
             self.readiness.note(node, ready);
             send(reply, &Response::Heard);
         } else {
-            send(reply, &denied(&Denial::Malformed("signature")));
+            send(reply, &denied(&Denial::NotThereYet));
         }
         Ok(())
     }

@@ -44,6 +44,8 @@ fn hears(site: &Site, number: usize, join: &Peer, words: &[&str]) -> Result<()> 
 #[test]
 fn tpms_that_nobody_vouches_for_are_refused() -> Result<()> {
     let mut site = founded(&[Ek::Both, Ek::None, Ek::Both])?;
+    // Where the operator is asked, one may be let in by hand, its TPM pinned; here nobody is.
+    site.policy(&["operator_approval=false"])?;
     refused(&mut site, 1, &["refused", "certificate"]).context("no certificate at all")?;
     let foreign = Maker::new(&site.dir().join("foreign"))?;
     let state = site.gateways[2].dir.path().join("foreign-tpm");
@@ -72,7 +74,7 @@ fn the_same_tpm_twice_is_refused() -> Result<()> {
     ensure!(copied.success(), "cp");
     let clone = Swtpm::with_state(&copy, Place::Here)?;
     exchange(&mut site.gateways[2], clone)?;
-    refused(&mut site, 2, &["refused", "same tpm"])?;
+    refused(&mut site, 2, &["refused", "one tpm, one gateway"])?;
     ensure!(site.standing(0, &site.id(1)?)? == "active", "the original goes on");
     site.commit(1).map(drop)
 }
@@ -112,8 +114,8 @@ fn garbage_and_floods_on_the_port_stop_nobody() -> Result<()> {
         }
         silent.push(stream);
     }
-    let certificate = impersonate(&site, &address)?;
-    ensure!(!certificate.contains("Verify return code: 0"), "{certificate}");
+    let said = impersonate(&site, &address)?;
+    ensure!(said.contains("no peer certificate available"), "{said}");
     site.commit(0).context("while connections are held open")?;
     site.admit(1).context("while connections are held open")?;
     // What was garbage is closed by the gateway, and what says nothing is too, in time.

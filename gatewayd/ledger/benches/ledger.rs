@@ -1,6 +1,6 @@
-//! Blocks a second with one voter, bytes written for a block, and the time from the files to a
-//! node that answers, and how fast one that was away follows. `cargo bench -p ledger --bench ledger`, with `-- BLOCKS` for another
-//! length of the chain (10,000).
+//! Blocks a second with one voter, bytes written for a block, the time from the files to a node
+//! that answers, and how fast one that was away follows. `cargo bench -p ledger --bench ledger`,
+//! with `-- BLOCKS` for another length of the chain (10,000).
 //!
 //! Prints one object a line: `{"figure","value","unit","how"}`.
 

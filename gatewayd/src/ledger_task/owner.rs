@@ -353,7 +353,11 @@ impl Owner {
     fn settle_keys(&mut self) {
         let Some(own) = self.state().gateway(&self.gateway) else { return };
         let (named, attestation) = (Some(own.vote_key), own.attestation);
-        let above = |from: &mut u64| matches!(attestation, Attestation::Attested { height, .. } if height.0 > *from);
+        let attested = match attestation {
+            Attestation::Attested { height, .. } => height.0,
+            _ => 0,
+        };
+        let above = |from: &mut u64| attested > *from;
         if self.silent_from.take_if(above).is_some() {
             self.host.set_vote_key(self.key.clone());
             match self.keeper.attested() {

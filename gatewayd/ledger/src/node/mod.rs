@@ -240,7 +240,8 @@ pub enum Fault {
     Engine(#[from] DriverError),
     /// The next block follows rules that this build does not know.
     #[error(
-        "the site's rules have version {version} from now on; this build knows {known}: update gatewayd"
+        "the site's rules have version {version} from now on; this build knows {known}: \
+         update gatewayd"
     )]
     Version {
         /// The version of the rules.

@@ -268,6 +268,7 @@ fn monitor_shows_what_happens_until_the_daemon_leaves() -> Result<()> {
     let act = [
         "site",
         "policy",
+        "set",
         "registrations_per_hour=50",
         "--operator-key",
         text(&key)?,

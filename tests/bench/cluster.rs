@@ -2,6 +2,8 @@
 //! commit takes, how many blocks a second they make, what an admission takes, how fast one that was
 //! off catches up, and what they cost when nothing happens.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,10 +11,11 @@ use gatewayd::config::Bus;
 use gatewayd::dbus::client::{Arguments, Client};
 use gatewayd::dbus::manager::ManagerProxy;
 use gatewayd::operator_key::{self, Passphrase};
-use ledger::codec::Decode;
+use ledger::codec::{Decode, Encode, Text};
 use ledger::crypto::SigningKey;
 use ledger::operator::Request;
 use ledger::store::Reader;
+use ledger::transaction::Draft;
 use tests::gateway::{Gateway, PATIENCE};
 use tests::site::{Links, Plan, Site};
 use tests::tpm_maker::Ek;
@@ -52,12 +55,13 @@ pub(crate) fn measure(runtime: &Runtime, figures: &mut Figures) -> Result<()> {
     }
     site.wait_voters(4)?;
     idle(&site, figures)?;
-    finality(runtime, &site, 4, figures)?;
-    let all = rate(runtime, &site, &[0, 1, 2, 3])?;
+    let acts = Arc::new(runtime.block_on(Acts::prepare(&site.gateways[0]))?);
+    finality(runtime, &acts, &site, 4, figures)?;
+    let all = rate(runtime, &acts, &site, &[0, 1, 2, 3])?;
     let how = "4 voters, 4 processes on loopback, disk syncs on, an operator's act after the other \
                at each gateway (D-Bus), blocks of 15 s";
     figures.add("blocks_per_s_n4", all, "1/s", how);
-    one_dead(runtime, &mut site, figures)?;
+    one_dead(runtime, &acts, &mut site, figures)?;
     for gateway in 4..MANY {
         admissions.push(admit(&mut site, gateway)?);
     }
@@ -72,7 +76,7 @@ pub(crate) fn measure(runtime: &Runtime, figures: &mut Figures) -> Result<()> {
     figures.add("admission_p50_ms", at(&admissions, 0.5), "ms", &how);
     figures.add("admission_p95_ms", at(&admissions, 0.95), "ms", &how);
     site.wait_voters(MANY as u64)?;
-    finality(runtime, &site, MANY, figures)
+    finality(runtime, &acts, &site, MANY, figures)
 }
 
 /// Starts a gateway and has it admitted; what that took from its request on, ms.
@@ -109,16 +113,22 @@ fn idle(site: &Site, figures: &mut Figures) -> Result<()> {
 }
 
 /// From an act being due to its being committed, as its submitter hears it.
-fn finality(runtime: &Runtime, site: &Site, voters: usize, figures: &mut Figures) -> Result<()> {
+fn finality(
+    runtime: &Runtime,
+    acts: &Acts,
+    site: &Site,
+    voters: usize,
+    figures: &mut Figures,
+) -> Result<()> {
     eprintln!("{ACTS} acts with {voters} voters");
     let times = runtime.block_on(async {
-        let mut operators = Vec::new();
+        let mut managers = Vec::new();
         for gateway in &site.gateways[..voters] {
-            operators.push(Operator::at(gateway, &site.gateways[0]).await?);
+            managers.push(manager(gateway).await?);
         }
         let mut times = Vec::new();
         for number in 0..ACTS {
-            times.push(operators[number % voters].act().await?);
+            times.push(acts.commit(&managers[number % voters]).await?);
         }
         anyhow::Ok(times)
     })?;
@@ -134,16 +144,21 @@ fn finality(runtime: &Runtime, site: &Site, voters: usize, figures: &mut Figures
 }
 
 /// The same rate without one of them, and how fast that one catches up.
-fn one_dead(runtime: &Runtime, site: &mut Site, figures: &mut Figures) -> Result<()> {
+fn one_dead(
+    runtime: &Runtime,
+    acts: &Arc<Acts>,
+    site: &mut Site,
+    figures: &mut Figures,
+) -> Result<()> {
     site.gateways[3].kill()?;
-    let three = rate(runtime, site, &[0, 1, 2])?;
+    let three = rate(runtime, acts, site, &[0, 1, 2])?;
     let how = "the same with one of the four killed just before";
     figures.add("blocks_per_s_one_dead_n4", three, "1/s", how);
     let (dead, alive) = (height(&site.gateways[3])?, height(&site.gateways[0])?);
     let goal = alive.max(dead + BEHIND);
     eprintln!("blocks to catch up with: {}", goal - dead);
     while height(&site.gateways[0])? < goal {
-        rate(runtime, site, &[0, 1, 2])?;
+        rate(runtime, acts, site, &[0, 1, 2])?;
     }
     let goal = height(&site.gateways[0])?;
     site.gateways[3].spawn()?;
@@ -154,17 +169,17 @@ fn one_dead(runtime: &Runtime, site: &mut Site, figures: &mut Figures) -> Result
 }
 
 /// Blocks a second while each of these gateways is given one act after the other.
-fn rate(runtime: &Runtime, site: &Site, gateways: &[usize]) -> Result<f64> {
+fn rate(runtime: &Runtime, acts: &Arc<Acts>, site: &Site, gateways: &[usize]) -> Result<f64> {
     eprintln!("blocks with {} gateways, {} s", gateways.len(), RATE.as_secs());
     let before = height(&site.gateways[gateways[0]])?;
     runtime.block_on(async {
         let mut under_way = tokio::task::JoinSet::new();
         for &gateway in gateways {
-            let operator = Operator::at(&site.gateways[gateway], &site.gateways[0]).await?;
+            let (manager, acts) = (manager(&site.gateways[gateway]).await?, Arc::clone(acts));
             under_way.spawn(async move {
                 let begun = Instant::now();
                 while begun.elapsed() < RATE {
-                    operator.act().await?;
+                    acts.commit(&manager).await?;
                 }
                 anyhow::Ok(())
             });
@@ -206,30 +221,43 @@ fn at(sorted: &[f64], part: f64) -> f64 {
     sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// The operator at a gateway's bus, with the key in memory.
-struct Operator {
-    manager: ManagerProxy<'static>,
+/// The operator's acts, made ahead: a gateway that is a few milliseconds behind another one would
+/// number its next act as one that is on the record already.
+struct Acts {
+    draft: Draft,
+    next: AtomicU64,
     key: SigningKey,
 }
 
-impl Operator {
-    async fn at(gateway: &Gateway, founder: &Gateway) -> Result<Self> {
-        let bus = Bus::Address(gateway.bus.address().to_owned());
-        let manager = Client::connect(&bus, ANSWER).await?.manager().await?;
+impl Acts {
+    /// From an act that the founder prepares.
+    async fn prepare(founder: &Gateway) -> Result<Self> {
         let (key, passphrase) = founder.operator_key();
         let key = operator_key::open(&key, &Passphrase::from_file(&passphrase)?)?;
-        Ok(Self { manager, key })
+        let options = Arguments::default().text("receipts", "2").dict();
+        let manager = manager(founder).await?;
+        let act = manager.prepare_operator_act("policy".into(), options).await?;
+        let request = Request::from_bytes(&act).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let draft = request.draft().clone();
+        Ok(Self { next: AtomicU64::new(draft.nonce), draft, key })
     }
 
-    /// Has an act committed; the time from its submission to the answer.
-    async fn act(&self) -> Result<Duration> {
-        let options = Arguments::default().text("receipts", "2").dict();
-        let act = self.manager.prepare_operator_act("policy".into(), options).await?;
-        let request = Request::from_bytes(&act).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let signed = request.sign(&self.key);
-        let signature = signed.transaction().signature().as_bytes().to_vec();
+    /// Has the next one committed through this gateway; the time from its submission to the answer.
+    async fn commit(&self, manager: &ManagerProxy<'static>) -> Result<Duration> {
+        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
+        let draft = Draft { nonce, ..self.draft.clone() };
+        let name = || Text::new("bench").map_err(|error| anyhow::anyhow!("{error:?}"));
+        let request = Request::new(draft, name()?, name()?)?;
+        let act = request.to_bytes();
+        let signature = request.sign(&self.key).transaction().signature().as_bytes().to_vec();
         let begun = Instant::now();
-        self.manager.submit_operator_act(act, signature).await?;
+        manager.submit_operator_act(act, signature).await?;
         Ok(begun.elapsed())
     }
+}
+
+/// The management interface of a gateway.
+async fn manager(gateway: &Gateway) -> Result<ManagerProxy<'static>> {
+    let bus = Bus::Address(gateway.bus.address().to_owned());
+    Ok(Client::connect(&bus, ANSWER).await?.manager().await?)
 }

@@ -126,12 +126,21 @@ struct Newcomer {
     failures: u32,
     /// All voters have shown what they think of this gateway, and wait for the operator.
     shown: bool,
+    /// The admission was refused a moment ago, and is tried once more with fresh endorsements.
+    refused_once: bool,
 }
 
 impl Newcomer {
     fn new(parts: Parts) -> Self {
         let teller = Teller::new(parts.progress.clone(), &parts.info);
-        Self { teller, finding: finding::Finding::default(), failures: 0, shown: false, parts }
+        Self {
+            teller,
+            finding: finding::Finding::default(),
+            failures: 0,
+            shown: false,
+            refused_once: false,
+            parts,
+        }
     }
 
     async fn rest(&mut self, stop: Stop) {
@@ -312,7 +321,15 @@ impl Newcomer {
                 Stop::after(JoinStep::Submitting, progress.detail.as_str(), BLOCK_EVERY)
             }
             Response::Wait(wait) => waiting(JoinStep::Submitting, &wait),
-            Response::Refused(refused) => Stop::new(JoinStep::Refused, refused.reason.as_str()),
+            // The voters or the policy may have changed since they endorsed: asked anew, once.
+            Response::Refused(refused) if !self.refused_once => {
+                self.refused_once = true;
+                Stop::go_on(JoinStep::Submitting, refused.reason.as_str())
+            }
+            Response::Refused(refused) => {
+                self.refused_once = false;
+                Stop::new(JoinStep::Refused, refused.reason.as_str())
+            }
             _ => Stop::new(JoinStep::Submitting, "a member answers something else"),
         })
     }

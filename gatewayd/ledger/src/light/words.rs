@@ -90,6 +90,7 @@ fn accepted(warnings: u32) -> String {
             0 => "that a vendor vouches for the TPM".into(),
             1 => "that the TPM IS A CHIP AND NOT A PROGRAM".into(),
             5 => "what the machine booted".into(),
+            6 => "which files were opened on it".into(),
             other => format!("claim {other}"),
         })
         .collect();

@@ -118,6 +118,7 @@ fn attestations_are_shown_with_their_age_and_what_they_leave_open() {
     admit.statement.claims = vec![
         ClaimVerdict { claim: 1, status: ClaimVerdict::WARNING },
         ClaimVerdict { claim: 5, status: ClaimVerdict::WARNING },
+        ClaimVerdict { claim: 6, status: ClaimVerdict::WARNING },
     ];
     site.endorse(&mut admit);
     let admit = site.by_founder(Body::Admit(admit.into()));
@@ -127,7 +128,9 @@ fn attestations_are_shown_with_their_age_and_what_they_leave_open() {
     let anchor = genesis_anchor(&site);
     let proof = site.identity_proof(keys.node(), &[]);
     let text = accepted(&proof, &anchor).statements.join("\n");
-    for part in ["IS A CHIP AND NOT A PROGRAM", "what the machine booted", "3 hours before"] {
+    for part in
+        ["IS A CHIP AND NOT A PROGRAM", "machine booted", "files were opened", "3 hours before"]
+    {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
     let next_week = site.now_ms() + 7 * 86_400_000;

@@ -199,9 +199,11 @@ impl<M: Medium> Copy<M> {
             // Zeros are written ahead, so that a sync of one record flushes data pages and no
             // file size.
             let target = end.next_multiple_of(CHUNK);
-            let zeros = usize::try_from(target - self.allocated).map_err(io::Error::other)?;
-            self.medium.write_at(self.allocated, &vec![0; zeros])?;
-            self.allocated = target;
+            while self.allocated < target {
+                let zeros = (target - self.allocated).min(PAGE as u64) as usize;
+                self.medium.write_at(self.allocated, &[0; PAGE][..zeros])?;
+                self.allocated += zeros as u64;
+            }
         }
         self.medium.write_at(self.written, framed)?;
         self.written = end;
@@ -227,6 +229,10 @@ impl<M: Medium> Copy<M> {
 }
 
 const CHUNK: u64 = 64 * 1024;
+
+/// Zeros are written page by page: a file system that caches a large write as one large folio would
+/// count, and may write, all of it again with each record that is synced into it.
+const PAGE: usize = 4096;
 
 /// One copy in the file system.
 pub struct FileMedium(File);

@@ -60,6 +60,8 @@ pub const MAX_BODY: usize = 4 * 1024 * 1024;
 pub const MAX_RANGE: usize = 1_024;
 /// Transactions in one gossip message.
 pub const MAX_GOSSIP: usize = 256;
+/// Votes in one answer to [`Message::AskVotes`].
+pub const MAX_KNOWN_VOTES: usize = 8;
 
 /// A message between gateways.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,15 @@ pub enum Message {
     SnapshotRequest(Request),
     /// A part of a snapshot.
     Snapshot(Answer),
+    /// "Which of my votes do you know?" The sender's log may be an older copy.
+    AskVotes,
+    /// The newest votes of the receiver that the sender knows.
+    KnownVotes {
+        /// How far the sender is.
+        tip: PeerTip,
+        /// At most [`MAX_KNOWN_VOTES`].
+        votes: Vec<Vote>,
+    },
 }
 
 /// How far a gateway is; a claim.
@@ -114,6 +125,19 @@ pub struct PeerTip {
     pub era: Era,
     /// The oldest block that it can send.
     pub first: Height,
+}
+
+impl PeerTip {
+    /// As fields of a message.
+    fn encode_behind<'a>(&self, encoder: &'a mut Encoder) -> &'a mut Encoder {
+        let Self { height, era, first } = self;
+        encoder.value(height).value(era).value(first)
+    }
+
+    fn decode_behind(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let (height, era) = (Height::decode(decoder)?, Era::decode(decoder)?);
+        Ok(Self { height, era, first: Height::decode(decoder)? })
+    }
 }
 
 impl Message {
@@ -130,7 +154,9 @@ impl Message {
             | Self::Tip(_)
             | Self::FetchEra(_)
             | Self::SnapshotRequest(_)
-            | Self::Snapshot(_) => None,
+            | Self::Snapshot(_)
+            | Self::AskVotes
+            | Self::KnownVotes { .. } => None,
         }
     }
 }
@@ -150,7 +176,7 @@ const SHORT_BODY: usize = 64 * 1024;
 /// bodies, decided blocks, pieces of snapshots and gossip.
 pub fn is_urgent(bytes: &[u8]) -> bool {
     let mut decoder = Decoder::new(bytes);
-    let kind = decoder.array("message", 4).and_then(|_| decoder.uint("message kind"));
+    let kind = decoder.array("message", 5).and_then(|_| decoder.uint("message kind"));
     match kind {
         Ok(4) => bytes.len() <= SHORT_BODY,
         Ok(kind) => !matches!(kind, 5 | 7 | 11),
@@ -193,12 +219,14 @@ impl Encode for Message {
                     .fold(encoder, |encoder, bytes| encoder.bytes(bytes))
                     .bytes(certificate)
             }
-            Self::Tip(PeerTip { height, era, first }) => {
-                encoder.array(4).uint(8).value(height).value(era).value(first)
-            }
+            Self::Tip(tip) => tip.encode_behind(encoder.array(4).uint(8)),
             Self::FetchEra(era) => encoder.array(2).uint(9).value(era),
             Self::SnapshotRequest(request) => encoder.array(2).uint(10).value(request),
             Self::Snapshot(answer) => encoder.array(2).uint(11).value(answer),
+            Self::AskVotes => encoder.array(1).uint(12),
+            Self::KnownVotes { tip, votes } => {
+                tip.encode_behind(encoder.array(5).uint(13)).list(votes)
+            }
         };
     }
 }
@@ -207,7 +235,7 @@ impl Decode for Message {
     const MAX_BYTES: usize = MAX_BODY + MAX_CERTIFICATE + 64 + 5 * MAX_RANGE;
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let fields = decoder.array("message", 4)?;
+        let fields = decoder.array("message", 5)?;
         let (message, expected) = match decoder.uint("message kind")? {
             1 => (Self::Vote(Vote::decode(decoder)?), 2),
             2 => (Self::Proposal(Proposal::decode(decoder)?), 2),
@@ -228,14 +256,15 @@ impl Decode for Message {
                 let certificate = decoder.bytes("certificate", MAX_CERTIFICATE)?.to_vec();
                 (Self::Decided { blocks, certificate }, 3)
             }
-            8 => {
-                let (height, era) = (Height::decode(decoder)?, Era::decode(decoder)?);
-                let first = Height::decode(decoder)?;
-                (Self::Tip(PeerTip { height, era, first }), 4)
-            }
+            8 => (Self::Tip(PeerTip::decode_behind(decoder)?), 4),
             9 => (Self::FetchEra(Era::decode(decoder)?), 2),
             10 => (Self::SnapshotRequest(Request::decode(decoder)?), 2),
             11 => (Self::Snapshot(Answer::decode(decoder)?), 2),
+            12 => (Self::AskVotes, 1),
+            13 => {
+                let tip = PeerTip::decode_behind(decoder)?;
+                (Self::KnownVotes { tip, votes: decoder.list("votes", MAX_KNOWN_VOTES)? }, 5)
+            }
             _ => return Err(DecodeError::Invalid("message kind")),
         };
         check_fields("message", fields, expected)?;
@@ -399,9 +428,14 @@ mod tests {
                 height: Height(1),
                 after: vec![7],
                 entries: vec![(vec![8], vec![])],
-                more: true,
+                more: None,
             }),
             Message::Snapshot(Answer::Gone { height: Height(1) }),
+            Message::AskVotes,
+            Message::KnownVotes {
+                tip: PeerTip { height: Height(9), era: Era(1), first: Height(3) },
+                votes: vec![vote(None)],
+            },
         ] {
             assert_eq!(parse(&message.to_bytes()), Ok(message));
         }
@@ -415,7 +449,7 @@ mod tests {
         assert_eq!(parse(&trailing), Err(DecodeError::Trailing(1)));
         assert_eq!(parse(&good[..1]), Err(DecodeError::Truncated("message kind")));
         let mut kind = good.clone();
-        kind[1] = 12;
+        kind[1] = 14;
         assert_eq!(parse(&kind), Err(DecodeError::Invalid("message kind")));
         let mut fields = good;
         fields[0] = 0x83;

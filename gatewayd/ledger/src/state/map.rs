@@ -62,6 +62,28 @@ impl SparseMap {
         apply(&mut self.root, 0, &updates);
     }
 
+    /// Whether this map holds everything that the map with this root has up to and including
+    /// `last`, and nothing else. `proof` shows that entry, this map's last one, under the root.
+    ///
+    /// What stands left of the entry's path is hashed here as it is there; what stands right of it
+    /// is not here yet.
+    pub fn is_beginning_of(&self, root: &Hash, last: &Path, proof: &MapProof) -> bool {
+        let own = self.prove(last);
+        if own.terminal.is_none_or(|(path, _)| path != *last) || own.terminal != proof.terminal {
+            return false;
+        }
+        // An entry that is alone for now stands higher here than there, next to nothing.
+        let sibling = |depth| own.siblings.get(depth).copied().unwrap_or(Hash::ZERO);
+        let depths = proof.siblings.len().max(own.siblings.len());
+        let same = (0..depths).all(|depth| match proof.siblings.get(depth) {
+            _ if depth >= MAX_DEPTH => false,
+            Some(there) if bit(last, depth) => *there == sibling(depth),
+            Some(_) => sibling(depth) == Hash::ZERO,
+            None => false,
+        });
+        same && proof.root(last) == Some(*root)
+    }
+
     /// Proves what is at a path: an entry, or that there is none.
     pub fn prove(&self, path: &Path) -> MapProof {
         let mut siblings = Vec::new();
@@ -397,6 +419,48 @@ mod tests {
                     }
                     None => prop_assert!(proof.shows_absence(&root, &asked)),
                 }
+            }
+        }
+
+        #[test]
+        fn a_beginning_is_told_from_everything_else(
+            seeds in prop::collection::btree_set(any::<u16>(), 2..40),
+            cut in any::<prop::sample::Index>(),
+            other in any::<prop::sample::Index>(),
+        ) {
+            let mut entries: Vec<_> = seeds.into_iter()
+                .map(|seed| (path(seed), Some(value_hash(&seed.to_be_bytes()))))
+                .collect();
+            entries.sort();
+            entries.dedup_by_key(|(path, _)| *path);
+            let mut whole = SparseMap::new();
+            whole.update(entries.clone());
+            let root = whole.root();
+            let begun = &entries[..=cut.index(entries.len())];
+            let last = begun[begun.len() - 1].0;
+            let proof = whole.prove(&last);
+            let of = |entries: &[(Path, Option<Hash>)]| {
+                let mut map = SparseMap::new();
+                map.update(entries.to_vec());
+                map
+            };
+            prop_assert!(of(begun).is_beginning_of(&root, &last, &proof));
+            let at = other.index(begun.len());
+            let mut without = begun.to_vec();
+            without.remove(at);
+            prop_assert!(!of(&without).is_beginning_of(&root, &last, &proof));
+            let mut changed = begun.to_vec();
+            changed[at].1 = Some(value_hash(b"a lie"));
+            prop_assert!(!of(&changed).is_beginning_of(&root, &last, &proof));
+            let mut more = begun.to_vec();
+            let mut invented = begun[at].0;
+            invented[30] ^= 0x55;
+            more.push((invented, Some(value_hash(b"a lie"))));
+            if invented < last {
+                prop_assert!(!of(&more).is_beginning_of(&root, &last, &proof));
+            } else {
+                let proof = of(&more).prove(&invented);
+                prop_assert!(!of(&more).is_beginning_of(&root, &invented, &proof));
             }
         }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::rows::{self, sql_height};
 use super::snapshot::set_steps;
@@ -12,6 +12,8 @@ use crate::certificate::Certificate;
 use crate::codec::{Decode, Encode, Encoder};
 use crate::header::Header;
 use crate::ids::{Hash, Height};
+use crate::state::Key;
+use crate::state::map::{Path as MapPath, SparseMap, value_hash};
 use crate::sync::wire::{Answer, MAX_PART_ENTRIES, MAX_PART_STEPS, Manifest, PART_BYTES, Request};
 
 /// Decided blocks in a row, and why the last of them is final.
@@ -152,6 +154,14 @@ struct Open {
     height: Height,
     opened_ms: u64,
     used_ms: u64,
+    /// Made when entries are asked for.
+    order: Option<Order>,
+}
+
+/// The state in the order of its map, and the map itself, which proves every part that is sent.
+struct Order {
+    keys: Vec<(MapPath, Vec<u8>)>,
+    map: SparseMap,
 }
 
 /// A snapshot that nobody asked for so long is closed.
@@ -192,7 +202,7 @@ impl SnapshotServer {
         }
     }
 
-    fn opened(&mut self, now_ms: u64, height: Height) -> Option<&Open> {
+    fn opened(&mut self, now_ms: u64, height: Height) -> Option<&mut Open> {
         let open = self.open.as_mut().filter(|open| open.height == height)?;
         open.used_ms = now_ms;
         Some(open)
@@ -209,7 +219,8 @@ impl SnapshotServer {
             if height < at_least || height == Height::GENESIS {
                 return Ok(Answer::Gone { height: at_least });
             }
-            self.open = Some(Open { reader, height, opened_ms: now_ms, used_ms: now_ms });
+            let (opened_ms, used_ms, order) = (now_ms, now_ms, None);
+            self.open = Some(Open { reader, height, opened_ms, used_ms, order });
         }
         match &self.open {
             Some(open) => open.manifest(),
@@ -254,22 +265,50 @@ impl Open {
         Ok(Answer::Steps { height: self.height, after, steps, more })
     }
 
-    fn entries(&self, after: &[u8]) -> Result<Answer, StoreError> {
-        let mut statement = self
-            .reader
-            .connection
-            .prepare_cached("SELECT key, value FROM state WHERE key > ?1 ORDER BY key LIMIT ?2")?;
-        let mut rows = statement.query(params![after, MAX_PART_ENTRIES as i64 + 1])?;
-        let (mut entries, mut size, mut more) = (Vec::<(Vec<u8>, Vec<u8>)>::new(), 0, false);
-        while let Some(row) = rows.next()? {
-            if size >= PART_BYTES || entries.len() == MAX_PART_ENTRIES {
-                more = true;
-                break;
-            }
-            let (key, value): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+    fn entries(&mut self, after: &[u8]) -> Result<Answer, StoreError> {
+        let order = match &mut self.order {
+            Some(order) => order,
+            none => none.insert(Order::read(&self.reader.connection)?),
+        };
+        let height = self.height;
+        let begin = match Key::from_bytes(after) {
+            _ if after.is_empty() => 0,
+            Ok(key) => order.keys.partition_point(|(path, _)| *path <= key.path()),
+            Err(_) => return Ok(Answer::Gone { height }),
+        };
+        let mut statement =
+            self.reader.connection.prepare_cached("SELECT value FROM state WHERE key = ?1")?;
+        let (mut entries, mut size) = (Vec::<(Vec<u8>, Vec<u8>)>::new(), 0);
+        let mut rest = order.keys[begin..].iter();
+        let mut last = None;
+        while size < PART_BYTES && entries.len() < MAX_PART_ENTRIES {
+            let Some((path, key)) = rest.next() else { break };
+            let value: Vec<u8> = statement.query_row([key], |row| row.get(0))?;
             size += key.len() + value.len();
-            entries.push((key, value));
+            entries.push((key.clone(), value));
+            last = Some(path);
         }
-        Ok(Answer::Entries { height: self.height, after: after.to_vec(), entries, more })
+        let more = last.filter(|_| !rest.as_slice().is_empty());
+        let more = more.map(|path| order.map.prove(path));
+        Ok(Answer::Entries { height, after: after.to_vec(), entries, more })
+    }
+}
+
+impl Order {
+    fn read(connection: &Connection) -> Result<Self, StoreError> {
+        let mut statement = connection.prepare("SELECT key, value FROM state")?;
+        let mut rows = statement.query([])?;
+        let (mut keys, mut leaves) = (Vec::new(), Vec::new());
+        while let Some(row) = rows.next()? {
+            let key: Vec<u8> = row.get(0)?;
+            let value: Vec<u8> = row.get(1)?;
+            let path = Key::from_bytes(&key)?.path();
+            leaves.push((path, Some(value_hash(&value))));
+            keys.push((path, key));
+        }
+        keys.sort_unstable();
+        let mut map = SparseMap::new();
+        map.update(leaves);
+        Ok(Self { keys, map })
     }
 }

@@ -8,13 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use super::snapshot::check_voters;
-use super::snapshot::{Entry, Snapshot, SnapshotError, VerifiedSnapshot, check_form, check_order};
+use super::snapshot::{Arriving, Entry, Snapshot, SnapshotError, VerifiedSnapshot, Walk};
 use super::wire::{Answer, Manifest, Request};
 use crate::codec::{Decode, Encode};
 use crate::consensus::message::Message;
 use crate::header::Header;
 use crate::ids::{Height, NodeId};
+use crate::state::map::MapProof;
 use crate::store::SetStep;
 
 /// What can happen to a client.
@@ -96,9 +96,12 @@ struct Transfer {
     request: Request,
     deadline_ms: u64,
     manifest: Option<Box<Manifest>>,
+    /// Through the changes of the voters that came.
+    walk: Option<Walk>,
     steps: Vec<SetStep>,
+    step_bytes: usize,
+    arriving: Arriving,
     entries: Vec<Entry>,
-    bytes: usize,
 }
 
 /// How far a client is.
@@ -119,8 +122,9 @@ const ANSWER_MS: u64 = 10_000;
 /// A member that failed is left out for this long, doubled with each time.
 const FIRST_PAUSE_MS: u64 = 1_000;
 const MAX_PAUSE_MS: u64 = 60_000;
-/// No ledger's state or list of voters is larger, in bytes.
-const MAX_BYTES: usize = 512 * 1024 * 1024;
+/// Bytes of all changes of the voters: some ten thousand. Those below the trusted header are not
+/// known to lead to it before the last one has come.
+const MAX_STEP_BYTES: usize = 32 * 1024 * 1024;
 
 impl Client {
     /// A client that believes what follows from `trusted`: a header that the light client has
@@ -185,9 +189,11 @@ impl Client {
                 request: Request::Newest { at_least: self.trusted.height },
                 deadline_ms: 0,
                 manifest: None,
+                walk: None,
                 steps: Vec::new(),
+                step_bytes: 0,
+                arriving: Arriving::default(),
                 entries: Vec::new(),
-                bytes: 0,
             };
             self.ask(transfer);
         }
@@ -228,10 +234,9 @@ impl Client {
             }
             Err(error) => Err(SnapshotError::Decode(error)),
         };
-        let taken = answer.map_err(ClientError::from).and_then(|answer| {
-            transfer.bytes = transfer.bytes.saturating_add(bytes.len());
-            transfer.take(answer, &self.trusted)
-        });
+        let taken = answer
+            .map_err(ClientError::from)
+            .and_then(|answer| transfer.take(answer, bytes.len(), &self.trusted));
         match taken {
             Ok(Taken::Ignored) => self.transfer = Some(transfer),
             Ok(Taken::Next(request)) => self.ask(Transfer { request, ..transfer }),
@@ -255,13 +260,16 @@ enum Taken {
 }
 
 impl Transfer {
-    fn take(&mut self, answer: Answer, trusted: &Header) -> Result<Taken, ClientError> {
-        if self.bytes > MAX_BYTES {
-            return Err(SnapshotError::TooLarge.into());
-        }
+    fn take(
+        &mut self,
+        answer: Answer,
+        bytes: usize,
+        trusted: &Header,
+    ) -> Result<Taken, ClientError> {
         match (self.request.clone(), answer) {
             (Request::Newest { .. }, Answer::Manifest(manifest)) => {
                 manifest.check(trusted)?;
+                self.walk = Some(Walk::new(&manifest, trusted)?);
                 let (height, after) = (manifest.header.height, manifest.base);
                 self.manifest = Some(manifest);
                 Ok(Taken::Next(Request::Steps { height, after }))
@@ -269,11 +277,16 @@ impl Transfer {
             (
                 Request::Steps { height, after },
                 Answer::Steps { height: of, after: behind, steps, more },
-            ) if (height, after) == (of, behind) => self.take_steps(height, steps, more, trusted),
+            ) if (height, after) == (of, behind) => {
+                self.step_bytes = self.step_bytes.saturating_add(bytes);
+                self.take_steps(height, steps, more, trusted)
+            }
             (
                 Request::Entries { height, after },
                 Answer::Entries { height: of, after: behind, entries, more },
-            ) if (height, &after) == (of, &behind) => self.take_entries(height, entries, more),
+            ) if (height, &after) == (of, &behind) => {
+                self.take_entries(height, entries, more.as_ref())
+            }
             (_, Answer::Gone { .. }) => Err(ClientError::Nothing),
             _ => Ok(Taken::Ignored),
         }
@@ -286,7 +299,13 @@ impl Transfer {
         more: bool,
         trusted: &Header,
     ) -> Result<Taken, ClientError> {
+        let manifest = self.manifest.as_ref().ok_or(ClientError::Nothing)?;
+        let walk = self.walk.as_mut().ok_or(ClientError::Nothing)?;
+        steps.iter().try_for_each(|step| walk.take(step, trusted))?;
         self.steps.extend(steps);
+        if self.step_bytes > MAX_STEP_BYTES {
+            return Err(SnapshotError::TooLarge.into());
+        }
         if more {
             // An answer that promises more and brings nothing would go on for ever.
             let last = self.steps.last().map(|step| step.header.height);
@@ -297,8 +316,9 @@ impl Transfer {
             let after = last.filter(|last| *last > asked).ok_or(SnapshotError::Order)?;
             return Ok(Taken::Next(Request::Steps { height, after }));
         }
-        let manifest = self.manifest.as_ref().ok_or(ClientError::Nothing)?;
-        check_voters(manifest, &self.steps, trusted)?;
+        if let Some(walk) = self.walk.take() {
+            walk.finish(manifest, trusted)?;
+        }
         Ok(Taken::Next(Request::Entries { height, after: Vec::new() }))
     }
 
@@ -306,18 +326,16 @@ impl Transfer {
         &mut self,
         height: Height,
         entries: Vec<Entry>,
-        more: bool,
+        more: Option<&MapProof>,
     ) -> Result<Taken, ClientError> {
-        let last = self.entries.last().map(|(key, _)| key.as_slice());
-        check_order(last, &entries)?;
-        check_form(&entries)?;
-        if !more {
-            self.entries.extend(entries);
-            return Ok(Taken::Whole);
-        }
-        let after = entries.last().map(|(key, _)| key.clone()).ok_or(SnapshotError::Order)?;
+        let manifest = self.manifest.as_ref().ok_or(ClientError::Nothing)?;
+        self.arriving.take(&entries, more, &manifest.header.state_root)?;
         self.entries.extend(entries);
-        Ok(Taken::Next(Request::Entries { height, after }))
+        let last = self.entries.last().map(|(key, _)| key.clone());
+        Ok(match last.filter(|_| more.is_some()) {
+            Some(after) => Taken::Next(Request::Entries { height, after }),
+            None => Taken::Whole,
+        })
     }
 
     /// The state's root decides about all that came.

@@ -7,8 +7,9 @@ use crate::certificate::CertificateError;
 use crate::codec::{Decode, DecodeError, Encoder};
 use crate::crypto::CryptoError;
 use crate::header::Header;
-use crate::ids::{Era, Height};
+use crate::ids::{Era, Hash, Height};
 use crate::merkle::{Frontier, Tag};
+use crate::state::map::{MapProof, Path, SparseMap, value_hash};
 use crate::state::{Key, Record, State, StateError};
 use crate::store::SetStep;
 use crate::validator_set::ValidatorSet;
@@ -23,7 +24,7 @@ pub struct Snapshot {
     pub manifest: Manifest,
     /// The blocks that changed the voters since `manifest.base`, ascending.
     pub steps: Vec<SetStep>,
-    /// The state, ascending by key.
+    /// The state, in the order of its map.
     pub entries: Vec<Entry>,
 }
 
@@ -78,14 +79,17 @@ pub enum SnapshotError {
     /// The history peaks are not those of the header.
     #[error("the history is not that of the header")]
     History,
-    /// Entries that are out of order or doubled.
+    /// Entries that are out of order, doubled, or missing though more are promised.
     #[error("the entries of the state are out of order")]
     Order,
+    /// Entries that are not in the state of the header, or not all up to the last one.
+    #[error("the entries are not those of the state of the header")]
+    Entries,
     /// The state is not the header's.
     #[error("the state is not that of the header: {0}")]
     State(#[from] StateError),
-    /// More than any site has.
-    #[error("the snapshot is larger than any ledger can be")]
+    /// More changes of the voters than any site has.
+    #[error("the snapshot has more changes of the voters than any ledger can have")]
     TooLarge,
 }
 
@@ -106,7 +110,6 @@ impl Snapshot {
     /// The last check: the entries are the state of the header, which was certified before.
     pub(super) fn verify_entries(self) -> Result<VerifiedSnapshot, SnapshotError> {
         let header = &self.manifest.header;
-        check_order(None, &self.entries)?;
         let entries = self.entries.iter().map(|(key, value)| (key, value));
         let state = State::from_entries(entries, &header.state_root)?;
         let same = state.chain_id() == header.chain_id
@@ -144,93 +147,122 @@ impl Manifest {
 
 /// Follows the voters from the first known set to the header, through the trusted one, and
 /// checks the header's certificate under the set that this gives.
-pub(super) fn check_voters(
+fn check_voters(
     manifest: &Manifest,
     steps: &[SetStep],
     trusted: &Header,
 ) -> Result<(), SnapshotError> {
-    let tip = &manifest.header;
-    if manifest.base > trusted.height {
-        return Err(SnapshotError::Voters);
-    }
-    let mut walk =
-        Walk { set: &manifest.validators, height: manifest.base, era: Era(0), trusted: None };
-    let mut certifiers = &manifest.validators;
-    for step in steps {
-        if step.header.height > trusted.height {
-            walk.pass(trusted)?;
-        }
-        certifiers = walk.set;
-        walk.take(step, trusted)?;
-    }
-    walk.pass(trusted)?;
-    let last = steps.last().filter(|step| step.header.height == tip.height);
-    if last.is_none() {
-        certifiers = walk.set;
-    }
-    let fits = last.is_none_or(|step| step.header == *tip)
-        && tip.height >= walk.height
-        && tip.era >= walk.era
-        && walk.set.hash() == tip.next_validators_hash;
-    if !fits {
-        return Err(SnapshotError::Voters);
-    }
-    manifest.certificate.verify(tip, certifiers).map_err(SnapshotError::Certificate)
+    let mut walk = Walk::new(manifest, trusted)?;
+    steps.iter().try_for_each(|step| walk.take(step, trusted))?;
+    walk.finish(manifest, trusted)
 }
 
-/// Where a walk through the changes of the voters is.
-struct Walk<'a> {
-    set: &'a ValidatorSet,
+/// Where a walk through the changes of the voters is; each is checked when it comes.
+pub(super) struct Walk {
+    set: ValidatorSet,
+    /// The set before the last change, and that change.
+    last: Option<(ValidatorSet, Header)>,
     height: Height,
     era: Era,
-    /// Set once the trusted header was passed.
-    trusted: Option<()>,
+    /// The trusted header was passed.
+    passed: bool,
 }
 
-impl<'a> Walk<'a> {
+impl Walk {
+    pub(super) fn new(manifest: &Manifest, trusted: &Header) -> Result<Self, SnapshotError> {
+        if manifest.base > trusted.height {
+            return Err(SnapshotError::Voters);
+        }
+        let (set, height) = (manifest.validators.clone(), manifest.base);
+        Ok(Self { set, last: None, height, era: Era(0), passed: false })
+    }
+
     /// The set after the trusted header must be the one that it names.
     fn pass(&mut self, trusted: &Header) -> Result<(), SnapshotError> {
-        if self.trusted.replace(()).is_none() && self.set.hash() != trusted.next_validators_hash {
+        let first = !std::mem::replace(&mut self.passed, true);
+        if first && self.set.hash() != trusted.next_validators_hash {
             return Err(SnapshotError::Voters);
         }
         Ok(())
     }
 
-    fn take(&mut self, step: &'a SetStep, trusted: &Header) -> Result<(), SnapshotError> {
+    /// The next change of the voters.
+    pub(super) fn take(&mut self, step: &SetStep, trusted: &Header) -> Result<(), SnapshotError> {
         let SetStep { header, certificate, next } = step;
         let height = header.height;
+        if height > trusted.height {
+            self.pass(trusted)?;
+        }
         if height == trusted.height && header.hash() != trusted.hash() {
             return Err(SnapshotError::Fork(height));
         }
         let grows = height > self.height && header.era >= self.era;
         let follows = header.chain_id == trusted.chain_id
             && next.hash() == header.next_validators_hash
-            && certificate.verify(header, self.set).is_ok();
+            && certificate.verify(header, &self.set).is_ok();
         if !(grows && follows) {
             return Err(SnapshotError::Step(height));
         }
-        (self.set, self.height, self.era) = (next, height, header.era);
+        let before = std::mem::replace(&mut self.set, next.clone());
+        self.last = Some((before, header.clone()));
+        (self.height, self.era) = (height, header.era);
         Ok(())
     }
-}
 
-/// Entries ascend strictly behind `after`, and each is one that a state can hold.
-pub(super) fn check_order(after: Option<&[u8]>, entries: &[Entry]) -> Result<(), SnapshotError> {
-    let mut before = after;
-    for (key, _) in entries {
-        if before.is_some_and(|before| before >= key.as_slice()) {
-            return Err(SnapshotError::Order);
+    /// There are no more changes: the snapshot's header is certified by the set that they give.
+    pub(super) fn finish(
+        mut self,
+        manifest: &Manifest,
+        trusted: &Header,
+    ) -> Result<(), SnapshotError> {
+        self.pass(trusted)?;
+        let tip = &manifest.header;
+        let last = self.last.as_ref().filter(|(_, header)| header.height == tip.height);
+        let fits = last.is_none_or(|(_, header)| header == tip)
+            && tip.height >= self.height
+            && tip.era >= self.era
+            && self.set.hash() == tip.next_validators_hash;
+        if !fits {
+            return Err(SnapshotError::Voters);
         }
-        before = Some(key);
+        let certifiers = last.map_or(&self.set, |(before, _)| before);
+        manifest.certificate.verify(tip, certifiers).map_err(SnapshotError::Certificate)
     }
-    Ok(())
 }
 
-/// Reads entries as they come, so that garbage is noticed before the last one.
-pub(super) fn check_form(entries: &[Entry]) -> Result<(), SnapshotError> {
-    for (key, value) in entries {
-        let key = Key::from_bytes(key)?;
-        Record::from_bytes(&key, value)?;
+/// Entries as they come, checked against the state's root piece by piece: what is kept of them is
+/// what the certified header commits to, however much a server sends.
+#[derive(Default)]
+pub(super) struct Arriving {
+    map: SparseMap,
+    last: Option<Path>,
+}
+
+impl Arriving {
+    /// Takes the next entries; `more` shows the last of them when others follow.
+    pub(super) fn take(
+        &mut self,
+        entries: &[Entry],
+        more: Option<&MapProof>,
+        root: &Hash,
+    ) -> Result<(), SnapshotError> {
+        let mut updates = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let key = Key::from_bytes(key)?;
+            Record::from_bytes(&key, value)?;
+            let path = key.path();
+            if self.last.replace(path).is_some_and(|last| last >= path) {
+                return Err(SnapshotError::Order);
+            }
+            updates.push((path, Some(value_hash(value))));
+        }
+        // An answer that promises more and brings nothing would go on for ever.
+        let last = self.last.filter(|_| !entries.is_empty()).ok_or(SnapshotError::Order)?;
+        self.map.update(updates);
+        let good = match more {
+            Some(proof) => self.map.is_beginning_of(root, &last, proof),
+            None => self.map.root() == *root,
+        };
+        if good { Ok(()) } else { Err(SnapshotError::Entries) }
     }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use super::wire::{Answer, Manifest, Request};
 use crate::codec::{Decode, Encode};
 use crate::fixture::Fixture;
 use crate::ids::{Hash, Height};
+use crate::state::map::SparseMap;
 use crate::store::SetStep;
 
 fn fixture() -> Fixture {
@@ -43,10 +44,13 @@ fn requests_and_answers_round_trip() {
         next: manifest.validators.clone(),
     };
     let (height, after) = (Height(7), Height(3));
+    let entries = vec![(vec![1], vec![2])];
+    let proof = SparseMap::new().prove(&[3; 32]);
     let answers = [
         Answer::Manifest(Box::new(manifest)),
         Answer::Steps { height, after, steps: vec![step], more: false },
-        Answer::Entries { height, after: vec![], entries: vec![(vec![1], vec![2])], more: true },
+        Answer::Entries { height, after: vec![], entries: entries.clone(), more: Some(proof) },
+        Answer::Entries { height, after: vec![7], entries, more: None },
         Answer::Gone { height },
     ];
     for answer in answers {

@@ -9,6 +9,7 @@ use crate::genesis::Genesis;
 use crate::header::Header;
 use crate::ids::{Hash, Height};
 use crate::merkle::MAX_PATH;
+use crate::state::map::MapProof;
 use crate::store::SetStep;
 use crate::validator_set::ValidatorSet;
 
@@ -45,7 +46,7 @@ pub enum Request {
     Entries {
         /// Of the snapshot at this height.
         height: Height,
-        /// What stands behind this key; empty for the first.
+        /// What stands behind this key, in the order of the state's map; empty for the first.
         after: Vec<u8>,
     },
 }
@@ -72,10 +73,11 @@ pub enum Answer {
         height: Height,
         /// As asked.
         after: Vec<u8>,
-        /// Ascending by key.
+        /// In the order of the state's map.
         entries: Vec<Entry>,
-        /// Whether others follow.
-        more: bool,
+        /// Where others follow: shows the last of these under the state's root, so that every
+        /// answer is checked when it comes.
+        more: Option<MapProof>,
     },
     /// The snapshot of this height is not served, or not any more.
     Gone {
@@ -205,7 +207,7 @@ impl Encode for Answer {
                 for (key, value) in entries {
                     encoder.array(2).bytes(key).bytes(value);
                 }
-                encoder.bool(*more)
+                encoder.option(more.as_ref())
             }
             Self::Gone { height } => encoder.array(2).uint(GONE).value(height),
         };
@@ -229,7 +231,7 @@ impl Decode for Answer {
                 height: Height::decode(decoder)?,
                 after: decoder.bytes("key", MAX_KEY)?.to_vec(),
                 entries: decode_entries(decoder)?,
-                more: decoder.bool("more")?,
+                more: decoder.option()?,
             }),
             (GONE, 2) => Ok(Self::Gone { height: Height::decode(decoder)? }),
             _ => Err(DecodeError::Invalid("snapshot")),

@@ -11,6 +11,7 @@ use super::{Reader, Store, StoreError};
 use crate::consensus::wal;
 use crate::header::Header;
 use crate::ids::{Height, NodeId};
+use crate::sync::VerifiedSnapshot;
 use crate::transaction::{Author, Transaction};
 
 /// A ledger that was set aside.
@@ -49,6 +50,69 @@ pub fn set_aside(directory: &Path) -> Result<Aside, StoreError> {
     File::open(&target)?.sync_all()?;
     File::open(directory)?.sync_all()?;
     Ok(Aside { directory: target, tip })
+}
+
+/// Begins the ledger in `directory` anew from a snapshot, as one step: the old one is set aside,
+/// and the start counter goes on. `silent` is the last height at which this gateway must not vote;
+/// it binds within an era.
+///
+/// # Errors
+/// [`StoreError::Older`], and the ledger is as before, when the snapshot is not newer within its
+/// era; those of the disk. After a crash in between [`put_back`] makes it as before.
+pub fn begin_anew(
+    directory: &Path,
+    snapshot: &VerifiedSnapshot,
+    silent: Option<Height>,
+) -> Result<Aside, StoreError> {
+    let (header, store) = (snapshot.header(), Store::open(directory)?);
+    let (tip, counter) = (store.reader()?.tip()?, store.counter()?);
+    if (tip.era, tip.height) >= (header.era, header.height) {
+        return Err(StoreError::Older { aside: tip.height, found: header.height });
+    }
+    drop(store);
+    let aside = set_aside(directory)?;
+    let silent = silent.filter(|_| tip.era == header.era);
+    match Store::found_after(directory, snapshot, counter, silent) {
+        Ok(store) => drop(store),
+        Err(error) => {
+            put_back(directory)?;
+            return Err(error);
+        }
+    }
+    Ok(aside)
+}
+
+/// Where there is no ledger and one was set aside, a change was cut off: it is put back. Whether
+/// it was.
+///
+/// # Errors
+/// Those of the disk.
+pub fn put_back(directory: &Path) -> Result<bool, StoreError> {
+    if Store::is_at(directory)? {
+        return Ok(false);
+    }
+    let Some(Aside { directory: from, .. }) = newest_aside(directory)? else {
+        return Ok(false);
+    };
+    // An empty schema may be there; the log of the ledger may not have gone with it.
+    for suffix in ["-shm", "-wal", ""] {
+        remove_file(&directory.join(format!("{FILE_NAME}{suffix}")))?;
+    }
+    // The ledger last: until it is here the next start does all of this once more.
+    wal::FILE_NAMES.iter().try_for_each(|name| move_file(&from, directory, name))?;
+    ["-shm", "-wal", ""]
+        .iter()
+        .try_for_each(|suffix| move_file(&from, directory, &format!("{FILE_NAME}{suffix}")))?;
+    File::open(directory)?.sync_all()?;
+    fs::remove_dir_all(from)?;
+    Ok(true)
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn move_file(from: &Path, to: &Path, name: &str) -> Result<(), StoreError> {

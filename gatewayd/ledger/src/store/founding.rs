@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Transaction as SqlTransaction, params};
 
 use super::aside::newest_aside;
-use super::meta::{FIRST_BLOCK, GENESIS, put_meta};
+use super::meta::{FIRST_BLOCK, GENESIS, inherit, put_meta};
 use super::rows::{self, sql_number};
 use super::schema::FILE_NAME;
 use super::writer::{insert_block, insert_row, insert_validators, write_entry};
@@ -70,6 +70,17 @@ impl Store {
     /// [`StoreError::Exists`] when a ledger is there; [`StoreError::Older`] when one was set
     /// aside here that is as new, for this gateway may have voted on it; else those of the disk.
     pub fn found_from(directory: &Path, snapshot: &VerifiedSnapshot) -> Result<Self, StoreError> {
+        Self::found_after(directory, snapshot, None, None)
+    }
+
+    /// As [`Store::found_from`], with what goes on from the ledger before: its start counter, and
+    /// up to where this gateway is silent.
+    pub(super) fn found_after(
+        directory: &Path,
+        snapshot: &VerifiedSnapshot,
+        counter: Option<u64>,
+        silent: Option<Height>,
+    ) -> Result<Self, StoreError> {
         let header = snapshot.header();
         if let Some(aside) = newest_aside(directory)?.map(|aside| aside.tip)
             && (aside.chain_id, aside.era) == (header.chain_id, header.era)
@@ -81,6 +92,7 @@ impl Store {
         let transaction = store.connection.transaction()?;
         insert_snapshot(&transaction, snapshot.snapshot())?;
         put_meta(&transaction, FIRST_BLOCK, &header.height.next().0.to_be_bytes())?;
+        inherit(&transaction, counter, silent)?;
         transaction.commit()?;
         Ok(store)
     }
@@ -100,10 +112,15 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a founded ledger is in `directory`.
+    pub(super) fn is_at(directory: &Path) -> Result<bool, StoreError> {
+        Ok(directory.join(FILE_NAME).exists() && Self::open_file(directory)?.is_founded()?)
+    }
+
     /// An empty database and no log.
     fn begin(directory: &Path) -> Result<Self, StoreError> {
         // A founding that was cut off before its one transaction has left an empty schema.
-        if directory.join(FILE_NAME).exists() && Self::open_file(directory)?.is_founded()? {
+        if Self::is_at(directory)? {
             return Err(StoreError::Exists);
         }
         // A log without a ledger is of one that was set aside or removed.

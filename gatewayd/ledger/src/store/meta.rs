@@ -9,6 +9,8 @@ const START_COUNTER: &str = "start-counter";
 pub(super) const GENESIS: &str = "genesis";
 pub(super) const FIRST_BLOCK: &str = "first-block";
 const LOG_USED: &str = "log-used";
+const STOPPED: &str = "stopped";
+const SILENT: &str = "silent-through";
 
 impl Store {
     /// The start counter, as last written.
@@ -29,6 +31,40 @@ impl Store {
     /// Those of the disk.
     pub fn write_counter(&mut self, counter: u64) -> Result<(), StoreError> {
         put_meta(&self.connection, START_COUNTER, &counter.to_be_bytes())
+    }
+
+    /// Whether the last stop was clean: nothing was signed since the start counter was written,
+    /// and every older copy of this disk has a smaller one.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn was_stopped(&self) -> Result<bool, StoreError> {
+        let (counter, stopped) = (self.meta(START_COUNTER)?, self.meta(STOPPED)?);
+        Ok(counter.is_some() && counter == stopped)
+    }
+
+    /// Writes the start counter for a clean stop, after which nothing is signed; durable on
+    /// return.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn write_stopped(&mut self, counter: u64) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        put_meta(&transaction, START_COUNTER, &counter.to_be_bytes())?;
+        put_meta(&transaction, STOPPED, &counter.to_be_bytes())?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The last height without a vote of this gateway, of the ledger that was here before.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn silent_through(&self) -> Result<Height, StoreError> {
+        let Some(bytes) = self.meta(SILENT)? else {
+            return Ok(Height::GENESIS);
+        };
+        let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("silent height".into()))?;
+        Ok(Height(u64::from_be_bytes(bytes)))
     }
 
     /// The oldest block that is kept as a whole, with all that follow.
@@ -68,6 +104,21 @@ impl Store {
             .optional()?;
         Ok(value)
     }
+}
+
+/// What a new ledger takes over from the one that was here before.
+pub(super) fn inherit(
+    connection: &Connection,
+    counter: Option<u64>,
+    silent: Option<Height>,
+) -> Result<(), StoreError> {
+    if let Some(counter) = counter {
+        put_meta(connection, START_COUNTER, &counter.to_be_bytes())?;
+    }
+    if let Some(Height(silent)) = silent {
+        put_meta(connection, SILENT, &silent.to_be_bytes())?;
+    }
+    Ok(())
 }
 
 pub(super) fn put_meta(connection: &Connection, key: &str, value: &[u8]) -> Result<(), StoreError> {

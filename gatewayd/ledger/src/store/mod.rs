@@ -23,7 +23,7 @@ use thiserror::Error;
 #[cfg(test)]
 mod tests;
 
-pub use aside::{Aside, newest_aside, own_transactions, set_aside};
+pub use aside::{Aside, begin_anew, newest_aside, own_transactions, put_back, set_aside};
 pub use founding::Founding;
 pub use meta::{StartCheck, check_start};
 pub use serving::{Range, SnapshotServer};

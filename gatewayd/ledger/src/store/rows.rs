@@ -166,6 +166,15 @@ pub(super) fn validators(
     connection: &Connection,
     height: Height,
 ) -> Result<ValidatorSet, StoreError> {
+    let known = known_validators(connection, height)?;
+    known.ok_or_else(|| StoreError::Damaged("no validator set".into()))
+}
+
+/// As [`validators`]; none when what is kept begins above.
+pub(super) fn known_validators(
+    connection: &Connection,
+    height: Height,
+) -> Result<Option<ValidatorSet>, StoreError> {
     let bytes: Option<Vec<u8>> = connection
         .prepare_cached(
             "SELECT validators FROM validator_sets WHERE height <= ?1
@@ -173,8 +182,7 @@ pub(super) fn validators(
         )?
         .query_row([sql_height(height.max(Height(1)))?], |row| row.get(0))
         .optional()?;
-    let bytes = bytes.ok_or_else(|| StoreError::Damaged("no validator set".into()))?;
-    Ok(ValidatorSet::from_bytes(&bytes)?)
+    Ok(bytes.as_deref().map(ValidatorSet::from_bytes).transpose()?)
 }
 
 /// SQLite integers are signed.

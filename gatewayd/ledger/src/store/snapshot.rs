@@ -157,6 +157,14 @@ impl Reader {
         rows::validators(&self.connection, height)
     }
 
+    /// As [`Reader::validators`]; `None` when what is kept begins above.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn known_validators(&self, height: Height) -> Result<Option<ValidatorSet>, StoreError> {
+        rows::known_validators(&self.connection, height)
+    }
+
     /// The path of the header at `height` under the `history_root` of the header at `tip`.
     ///
     /// # Errors

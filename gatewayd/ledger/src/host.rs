@@ -18,11 +18,12 @@ use crate::crypto::SigningKey;
 use crate::header::Header;
 use crate::ids::{Hash, Height, NodeId};
 use crate::node::{
-    Behind, Committed, Decided, Effect, Fault, Input, Node, Now, Refusal, Setup, SetupError,
+    Behind, Committed, Decided, Effect, Fault, Input, Node, Now, RecoveryError, Refusal, Setup,
+    SetupError,
 };
 use crate::store::{SnapshotServer, Store, StoreError};
 use crate::sync::wire::{Answer, Request};
-use crate::transaction::Equivocation;
+use crate::transaction::{Equivocation, Transaction};
 
 /// What leaves the host while it works, in order.
 #[derive(Clone, Debug)]
@@ -51,8 +52,8 @@ pub enum Outward {
     DiskFull,
     /// This gateway cannot go on from its store alone: let a `sync::Client` fetch a snapshot that
     /// follows from the header in it, and when that is verified drop the host, set the ledger
-    /// aside (`store::set_aside`), found it anew (`Store::found_from`), open it and submit again
-    /// what `store::own_transactions` finds.
+    /// aside and found it anew (`store::begin_anew`), open it and submit again what
+    /// `store::own_transactions` finds.
     Behind(Box<Behind>),
 }
 
@@ -143,13 +144,22 @@ impl<M: Medium> Host<M> {
             recovery = Recovery::Damaged;
         }
         let snapshots = store.snapshot_server();
-        let node = Node::new(Setup { node: id, vote_key, loaded, records, recovery })?;
+        let silent = store.silent_through()?;
+        let mut node = Node::new(Setup { node: id, vote_key, loaded, records, recovery })?;
+        node.keep_silent(silent);
         Ok(Self { node, store, wal, unstored: None, log_used, snapshots })
     }
 
     /// The node, for questions.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The disk may be an older copy of itself, for the last stop was not clean: no vote before
+    /// a quorum has said which of this node's votes they know. To be called before
+    /// [`Input::Start`].
+    pub fn doubt_log(&mut self) {
+        self.node.doubt_log();
     }
 
     /// Gives the node the vote key that the ledger names for it now.
@@ -218,9 +228,11 @@ impl<M: Medium> Host<M> {
             Effect::Store(decided) => return self.store_blocks(decided, out),
             Effect::JudgeRecovery(sealed) => {
                 let (block, certificate) = *sealed;
-                if let Some(behind) = self.judge_recovery(&block.header, &certificate)? {
-                    out(Outward::Behind(Box::new(behind)));
-                }
+                let tx_hash = block.transactions.first().map_or(Hash::ZERO, Transaction::hash);
+                out(match self.judge_recovery(&block.header, &certificate)? {
+                    Ok(behind) => Outward::Behind(Box::new(behind)),
+                    Err(error) => Outward::Refused { tx_hash, error: error.into() },
+                });
             }
             Effect::Behind(behind) => out(Outward::Behind(behind)),
             Effect::Committed(committed) => out(Outward::Committed(committed)),
@@ -264,17 +276,25 @@ impl<M: Medium> Host<M> {
         &self,
         header: &Header,
         certificate: &Certificate,
-    ) -> Result<Option<Behind>, HostError> {
+    ) -> Result<Result<Behind, RecoveryError>, HostError> {
+        let (era, height) = (header.era, header.height);
+        if era <= self.node.state().era() {
+            return Ok(Err(RecoveryError::KnownEra(era)));
+        }
         let reader = self.store.reader()?;
-        let parent = Height(header.height.0.saturating_sub(1));
+        let parent = Height(height.0.saturating_sub(1));
         // Below the first block here the parent is not kept; then the operator's word stands.
         let own = reader.header(parent)?;
-        let follows = own.is_none_or(|own| own.hash() == header.parent_hash);
-        let voters = reader.validators(header.height)?;
-        let certified =
-            header.era > self.node.state().era() && certificate.verify(header, &voters).is_ok();
+        if own.is_some_and(|own| own.hash() != header.parent_hash) {
+            return Ok(Err(RecoveryError::OtherParent));
+        }
+        // A peer may say anything: what is of before this ledger's memory is no fault of its own.
+        let Some(voters) = reader.known_validators(height)? else {
+            return Ok(Err(RecoveryError::NotKept(height)));
+        };
+        let certified = certificate.verify(header, &voters).map_err(RecoveryError::from);
         let behind = Behind::Recovered { trusted: header.clone(), parent };
-        Ok((follows && certified).then_some(behind))
+        Ok(certified.map(|()| behind))
     }
 
     fn store_blocks(

@@ -39,6 +39,21 @@ pub(crate) struct Waiting {
     pub(crate) local: bool,
     /// Bytes as they travel.
     pub(crate) size: usize,
+    /// The newest block on top of which it did not apply: no reason for another one there.
+    failed_on: Option<Height>,
+}
+
+impl Waiting {
+    /// When a block is due for it: now for what is urgent, else after `interval_ms`.
+    pub(crate) fn due_ms(&self, interval_ms: u64) -> u64 {
+        let wait_ms = if is_urgent(self) { 0 } else { interval_ms };
+        self.since_ms.saturating_add(wait_ms)
+    }
+
+    /// Whether it was not found to fail on top of this block.
+    pub(crate) fn may_apply_on(&self, tip: Height) -> bool {
+        self.failed_on != Some(tip)
+    }
 }
 
 /// What waits of one author.
@@ -83,7 +98,8 @@ impl Mempool {
         share.bytes += size;
         self.bytes += size;
         self.by_hash.insert(hash, self.next);
-        self.queue.insert(self.next, Waiting { transaction, since_ms: now_ms, local, size });
+        let waiting = Waiting { transaction, since_ms: now_ms, local, size, failed_on: None };
+        self.queue.insert(self.next, waiting);
         self.next += 1;
         Ok(())
     }
@@ -120,13 +136,19 @@ impl Mempool {
         self.queue.values()
     }
 
-    /// When a block is due for what waits here: the oldest has waited for `interval_ms`, or now
-    /// when something is urgent.
-    pub(crate) fn due_ms(&self, interval_ms: u64) -> Option<u64> {
-        let oldest = self.queue.values().next()?;
-        let urgent =
-            self.queue.values().filter(|waiting| is_urgent(waiting)).map(|each| each.since_ms);
-        urgent.chain([oldest.since_ms + interval_ms]).min()
+    /// When a block on top of `tip` is due for what waits here: the oldest has waited for
+    /// `interval_ms`, or now when something is urgent.
+    pub(crate) fn due_ms(&self, interval_ms: u64, tip: Height) -> Option<u64> {
+        let useful = self.queue.values().filter(|waiting| waiting.may_apply_on(tip));
+        useful.map(|waiting| waiting.due_ms(interval_ms)).min()
+    }
+
+    /// It does not apply on top of `tip`, and is looked at again on top of another block.
+    pub(crate) fn put_off(&mut self, hash: &Hash, tip: Height) {
+        let waiting = self.by_hash.get(hash).and_then(|at| self.queue.get_mut(at));
+        if let Some(waiting) = waiting {
+            waiting.failed_on = Some(tip);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -217,13 +239,18 @@ mod tests {
     #[test]
     fn a_block_is_due_after_the_interval_or_at_once_for_what_is_urgent() {
         let mut fixture = Fixture::new();
-        let mut mempool = Mempool::default();
-        assert_eq!(mempool.due_ms(500), None);
+        let (mut mempool, tip) = (Mempool::default(), Height(7));
+        assert_eq!(mempool.due_ms(500, tip), None);
         mempool.insert(refusal(&mut fixture), 100, true).unwrap();
         mempool.insert(refusal(&mut fixture), 200, true).unwrap();
-        assert_eq!(mempool.due_ms(500), Some(600));
-        mempool.insert(act(&mut fixture), 300, true).unwrap();
-        assert_eq!(mempool.due_ms(500), Some(300));
+        assert_eq!(mempool.due_ms(500, tip), Some(600));
+        let urgent = act(&mut fixture);
+        let hash = urgent.transaction().hash();
+        mempool.insert(urgent, 300, true).unwrap();
+        assert_eq!(mempool.due_ms(500, tip), Some(300));
+        mempool.put_off(&hash, tip);
+        assert_eq!(mempool.due_ms(500, tip), Some(600), "it is no reason on top of this block");
+        assert_eq!(mempool.due_ms(500, tip.next()), Some(300), "and perhaps one on the next");
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl Vote {
         vote_digest(chain_id, era, self.kind, self.height, self.round, self.block.as_ref())
     }
 
+    /// What a vote says, without who says it: two signatures over it are one vote.
+    pub fn digest_place(&self) -> (bool, Height, u32, Option<Hash>) {
+        (self.kind == VoteType::Precommit, self.height, self.round, self.block)
+    }
+
     /// Checks the signature under a key.
     ///
     /// # Errors

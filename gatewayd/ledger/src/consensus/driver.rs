@@ -6,6 +6,8 @@
 //! height whose log was damaged is followed in silence; an error of an effect stops the node.
 //! It knows no clock, disk, socket or block body.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use arc_malachitebft_core_consensus as bft;
@@ -16,11 +18,10 @@ use thiserror::Error;
 
 use super::context::{self, Address, Context, Voters};
 use super::convert::*;
-use super::message::{Message, Reason, Vote, proposal_digest};
+use super::message::{Message, Reason, Vote};
 use super::record::Record;
-use crate::certificate::vote_digest;
 use crate::codec::Encode;
-use crate::crypto::{PublicKey, Signature, SigningKey, verify_digest};
+use crate::crypto::{PublicKey, Signature, SigningKey};
 use crate::ids::{ChainId, Era, Hash, Height, NodeId};
 use crate::validator_set::ValidatorSet;
 
@@ -84,6 +85,8 @@ struct Shell {
     /// Signatures of this height that were made or found right here: a vote is checked when it
     /// comes and again in every certificate that it is part of.
     good: BTreeSet<(PublicKey, Hash, Signature)>,
+    /// The newest votes of each voter at this height.
+    heard: BTreeMap<NodeId, Vec<Vote>>,
     build: Option<(Height, u32)>,
     unsynced: bool,
     now_ms: u64,
@@ -136,6 +139,7 @@ impl Driver {
             recorded: BTreeSet::new(),
             replaying: false,
             good: BTreeSet::new(),
+            heard: BTreeMap::new(),
             build: None,
             unsynced: false,
             now_ms: 0,
@@ -175,7 +179,7 @@ impl Driver {
         let HeightStart { height, voters, silent, may_vote, records } = start;
         self.core.params.enabled = may_vote && self.shell.key.is_some();
         self.shell.now_ms = now_ms;
-        self.shell.good.clear();
+        self.shell.heard.clear();
         self.shell.running = Some(height);
         self.shell.sole_voter = voters.count() == 1;
         let inputs: Vec<_> = records.iter().filter_map(input_of_record).collect();
@@ -272,7 +276,18 @@ impl Driver {
     pub(crate) fn leave(&mut self) {
         self.shell.running = None;
         self.shell.timers.clear();
+        self.shell.good.clear();
         self.shell.build = None;
+    }
+
+    /// The newest votes of a voter at the height in work, or the one that was decided last.
+    pub(crate) fn heard(&self, voter: &NodeId) -> impl Iterator<Item = &Vote> {
+        self.shell.heard.get(voter).into_iter().flatten()
+    }
+
+    /// Takes note of a signature that was found right: the engine need not check it again.
+    pub(crate) fn remember(&mut self, key: PublicKey, digest: Hash, signature: Signature) {
+        self.shell.remember((key, digest, signature));
     }
 
     fn input(&mut self, now_ms: u64, input: Input<Context>) -> Result<Vec<Output>, DriverError> {
@@ -318,8 +333,8 @@ impl Driver {
 
 /// Heights whose early messages are queued by the engine.
 const QUEUED_HEIGHTS: usize = 2;
-/// Good signatures remembered a height: two votes of 128 voters in eight rounds.
-const MAX_REMEMBERED: usize = 2_048;
+/// Votes of one voter that are remembered: both of the last rounds.
+const MAX_HEARD: usize = 4;
 /// Early messages a height: two votes and a proposal of each of 128 voters in a few rounds.
 const QUEUED_INPUTS: usize = 1024;
 
@@ -488,6 +503,11 @@ impl Shell {
         let Some(record) = record_of_input(self.running, input) else {
             return;
         };
+        if let Record::Vote(vote) = &record {
+            let votes = self.heard.entry(vote.voter).or_default();
+            votes.insert(0, *vote);
+            votes.truncate(MAX_HEARD);
+        }
         let bytes = record.to_bytes();
         if !self.recorded.contains(&bytes) {
             self.outputs.push(Output::Append(bytes));
@@ -521,69 +541,5 @@ impl Shell {
             block: certificate.value_id,
             signatures,
         }));
-    }
-
-    fn sign(&mut self, digest: &Hash) -> Signature {
-        match &self.key {
-            Some(key) => {
-                let signature = key.sign_digest(digest);
-                self.good.insert((key.public_key(), *digest, signature));
-                signature
-            }
-            None => {
-                self.fault = Some(DriverError::NoKey);
-                Signature::from_bytes([0; 64])
-            }
-        }
-    }
-
-    fn is_good(&mut self, key: &PublicKey, digest: &Hash, signature: &Signature) -> bool {
-        let checked = (*key, *digest, *signature);
-        if self.good.contains(&checked) {
-            return true;
-        }
-        let good = verify_digest(key, digest, signature).is_ok();
-        if good && self.good.len() < MAX_REMEMBERED {
-            self.good.insert(checked);
-        }
-        good
-    }
-
-    fn vote_digest(&self, vote: &context::Vote) -> Hash {
-        let round = vote.round.as_u32().unwrap_or(u32::MAX);
-        let block = value_option(&vote.value);
-        vote_digest(&self.chain, self.era, our_kind(vote.kind), vote.height, round, block.as_ref())
-    }
-
-    fn proposal_digest(&self, proposal: &context::Proposal) -> Hash {
-        let round = proposal.round.as_u32().unwrap_or(u32::MAX);
-        let valid = proposal.valid_round.as_u32();
-        proposal_digest(&self.chain, self.era, proposal.height, round, &proposal.value, valid)
-    }
-
-    fn verify_votes(
-        &mut self,
-        votes: &[(context::Vote, Signature)],
-        voters: &Voters,
-        needed: engine::ThresholdParam,
-    ) -> Result<(), CertificateError<Context>> {
-        let mut seen = BTreeSet::new();
-        for (vote, signature) in votes {
-            if !seen.insert(vote.voter.0) {
-                return Err(CertificateError::DuplicateVote(vote.voter));
-            }
-            let key: &PublicKey =
-                voters.key(&vote.voter).ok_or(CertificateError::UnknownValidator(vote.voter))?;
-            if !self.is_good(key, &self.vote_digest(vote), signature) {
-                let bad = engine::CommitSignature::new(vote.voter, *signature);
-                return Err(CertificateError::InvalidCommitSignature(bad));
-            }
-        }
-        let (signed, total) = (votes.len() as u64, voters.len() as u64);
-        if needed.is_met(signed, total) {
-            return Ok(());
-        }
-        let expected = needed.min_expected(total);
-        Err(CertificateError::NotEnoughVotingPower { signed, total, expected })
     }
 }

@@ -3,7 +3,7 @@
 //! The proposer leaves out a transaction that fails; for everybody else a block that contains
 //! one is invalid. What a block does becomes the state when it is stored, else it is dropped.
 
-use super::{Effect, Fault, Node, Now, Refusal};
+use super::{Effect, Fault, Node, Now};
 use crate::block::{Block, MAX_BLOCK, MAX_BLOCK_TRANSACTIONS};
 use crate::chain::{self, BlockError};
 use crate::codec::{Decode, Encode};
@@ -44,7 +44,7 @@ impl Node {
 
     /// A block of what waits and applies. What does not apply leaves the mempool.
     fn build(&mut self) -> Candidate {
-        let time_ms = self.site_time_ms(self.now).max(self.tip.header.time_ms.saturating_add(1));
+        let time_ms = self.block_time_ms();
         let (state, tip) = (&self.state, &self.tip);
         let mut execution =
             chain::begin(state, tip, &self.certifiers, self.certificate.as_ref(), time_ms);
@@ -66,10 +66,7 @@ impl Node {
         }
         let outcome = execution.finish();
         for (tx_hash, error) in failed {
-            if self.mempool.remove(&tx_hash).is_some_and(|waiting| waiting.local) {
-                let error = Refusal::Apply(error);
-                self.effects.push(Effect::Refused { tx_hash, error });
-            }
+            self.refuse_waiting(tx_hash, error);
         }
         let last_commit = self.certificate.clone();
         let header = self.tip.next_header(
@@ -81,6 +78,11 @@ impl Node {
             self.id,
         );
         Candidate { block: Block { header, transactions, last_commit }, outcome, round: 0 }
+    }
+
+    /// Time of a block that is built now.
+    pub(super) fn block_time_ms(&self) -> u64 {
+        self.site_time_ms(self.now).max(self.tip.header.time_ms.saturating_add(1))
     }
 
     pub(super) fn publish_body(&mut self, hash: &Hash) {

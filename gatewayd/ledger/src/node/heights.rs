@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::candidate::Candidate;
+use super::early::EarlyBody;
 use super::{Committed, Decided, Effect, Fault, Node, Now};
 use crate::block::Block;
 use crate::certificate::{Certificate, Signers, Votes};
@@ -85,15 +86,27 @@ impl Node {
         }
         let interval = u64::from(self.state.policy().block_interval_ms);
         let heartbeat = self.tip_since_ms + HEARTBEAT_MS;
-        self.mempool.due_ms(interval).into_iter().chain([heartbeat]).min()
+        let waiting = self.mempool.due_ms(interval, self.tip.header.height);
+        waiting.into_iter().chain([heartbeat]).min()
+    }
+
+    /// Whether more than a waiting transaction says that the height starts: another voter, the
+    /// log, or the heartbeat.
+    fn must_start(&self) -> bool {
+        let heartbeat = self.tip_since_ms + HEARTBEAT_MS <= self.now.mono_ms;
+        self.called || !self.replay.is_empty() || heartbeat
     }
 
     pub(super) fn start_if_due(&mut self) {
         let idle = self.driver.running().is_none()
             && self.storing.is_none()
             && !self.missing_body
+            && !self.is_in_doubt()
             && !self.stopped;
         if !idle || self.due_ms().is_none_or(|due| due > self.now.mono_ms) {
+            return;
+        }
+        if !self.must_start() && !self.has_work() {
             return;
         }
         self.called = false;
@@ -264,6 +277,8 @@ impl Node {
             self.effects.push(Effect::Committed(Box::new(committed)));
         }
         self.peers.stored(height);
+        // Other voters may be those that have answered.
+        self.settle_doubt();
         self.fetch_more();
     }
 
@@ -314,7 +329,9 @@ impl Node {
             self.effects.extend([Effect::WalAppend(record.to_bytes()), Effect::WalSync]);
             // Bodies are judged and logged once more: no vote without its body in the log.
             for candidate in std::mem::take(&mut self.candidates).into_values() {
-                self.peers.keep_body(height, candidate.round, candidate.block.to_bytes());
+                let (from, round) = (self.id, candidate.round);
+                let block = candidate.block.to_bytes();
+                self.peers.early.keep_judged(EarlyBody { from, height, round, block });
             }
         }
         self.renew_driver();

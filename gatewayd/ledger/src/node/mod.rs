@@ -13,8 +13,11 @@
 
 mod candidate;
 mod catch_up;
+mod doubt;
+mod early;
 mod heights;
 mod peers;
+mod reasons;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -311,6 +314,8 @@ pub struct Node {
     /// Those of the height in work, when they hold own votes and the key for more is not here.
     held: Vec<Record>,
     damaged: bool,
+    /// The log may be that of an older copy of the disk.
+    doubt: Option<doubt::Doubt>,
     /// No vote up to this height.
     silent_through: Height,
     /// Another voter works on the next height.
@@ -361,6 +366,7 @@ impl Node {
             replay: Vec::new(),
             held: Vec::new(),
             damaged: recovery == Recovery::Damaged,
+            doubt: None,
             silent_through: Height::GENESIS,
             called: false,
             tell_ms: 0,
@@ -444,10 +450,10 @@ impl Node {
         }
         let work = match self.driver.running() {
             Some(_) => self.driver.next_timer().into_iter().chain(self.tell_due_ms()).min(),
-            None if self.missing_body => None,
+            None if self.missing_body || self.is_in_doubt() => None,
             None => self.due_ms(),
         };
-        work.into_iter().chain(self.ask_again_ms()).min()
+        work.into_iter().chain(self.ask_again_ms()).chain(self.ask_votes_ms()).min()
     }
 
     /// Takes one input; the effects must be executed in their order.
@@ -462,6 +468,7 @@ impl Node {
             Input::Wake => {
                 self.drive(|driver, now| driver.wake(now.mono_ms));
                 self.tell_when_stuck();
+                self.ask_votes();
                 self.fetch_more();
             }
             Input::Stored(height) => self.stored(height),
@@ -479,6 +486,7 @@ impl Node {
         if std::mem::take(&mut self.damaged) {
             self.fall_silent();
         }
+        self.settle_doubt();
     }
 
     fn submit(&mut self, transaction: Transaction) {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::catch_up::Asked;
+use super::early::{Early, EarlyBody};
 use super::{Effect, Node};
 use crate::certificate::VoteType;
 use crate::codec::Encode;
@@ -19,8 +20,8 @@ use crate::validator_set::MAX_VOTERS;
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     pub(super) known: BTreeMap<NodeId, Peer>,
-    /// Bodies for the height above the next one, which came while a block was being stored.
-    early: Vec<EarlyBody>,
+    /// Bodies of heights that have not begun here.
+    pub(super) early: Early,
     /// The question that is open.
     pub(super) asked: Option<Asked>,
     /// Since when somebody is known to be ahead.
@@ -46,19 +47,12 @@ pub(super) struct Peer {
     served: Option<(Height, u64)>,
     /// When it was last told how far this node is.
     told_ms: Option<u64>,
-}
-
-#[derive(Debug)]
-struct EarlyBody {
-    height: Height,
-    round: u32,
-    block: Vec<u8>,
+    /// When it was last told which of its votes are known here.
+    pub(super) votes_told_ms: Option<u64>,
 }
 
 /// Bodies of one peer at one height: a proposer sends one a round, and again after a lock.
 const MAX_BODIES: u32 = 8;
-/// Bodies kept for the height after the next.
-const MAX_EARLY: usize = 4;
 /// Between two answers to one peer about one height.
 const SERVE_AGAIN_MS: u64 = 500;
 /// Between two answers to a peer that says it is behind.
@@ -90,15 +84,8 @@ impl Peers {
 
     pub(super) fn stored(&mut self, height: Height) {
         self.known.values_mut().for_each(|peer| peer.bodies = 0);
-        self.early.retain(|body| body.height > height);
+        self.early.decided(height);
         self.behind_since_ms = None;
-    }
-
-    /// Keeps a body until its height begins, as far as there is room.
-    pub(super) fn keep_body(&mut self, height: Height, round: u32, block: Vec<u8>) {
-        if self.early.len() < MAX_EARLY {
-            self.early.push(EarlyBody { height, round, block });
-        }
     }
 
     /// The block of this height was decided without its body reaching this node.
@@ -126,6 +113,8 @@ impl Node {
             }
             Message::Tip(tip) => self.peer_tip(from, tip),
             Message::FetchEra(era) => self.serve_era(from, era),
+            Message::AskVotes => self.serve_votes(from),
+            Message::KnownVotes { tip, votes } => self.take_known_votes(from, tip, &votes),
             Message::SnapshotRequest(request) => {
                 self.effects.push(Effect::ServeSnapshot { to: from, request });
             }
@@ -138,6 +127,10 @@ impl Node {
         // Whatever it said before belongs to a connection that is gone.
         self.peers.forget(&peer);
         self.tell(peer);
+        if self.is_in_doubt() {
+            let bytes = Message::AskVotes.to_bytes();
+            self.effects.push(Effect::Send { to: peer, bytes });
+        }
     }
 
     /// Tells a peer how far this node is.
@@ -187,14 +180,18 @@ impl Node {
         if height > at.next() {
             return;
         }
-        if height == at && !storing && self.driver.running().is_none() {
+        if let Message::Body { round, block, .. } = message {
+            return self.body(from, height, round, block);
+        }
+        if height == at && self.driver.running().is_none() {
+            // It has not begun here, and what nobody who votes on it has signed does not begin it.
+            if !self.is_signed_by_a_voter(&message) {
+                return;
+            }
             self.called = true;
             self.start_if_due();
         }
-        match message {
-            Message::Body { round, block, .. } => self.body(from, height, round, block),
-            message => self.drive(|driver, now| driver.message(now.mono_ms, &message)),
-        }
+        self.drive(|driver, now| driver.message(now.mono_ms, &message));
     }
 
     fn body(&mut self, from: NodeId, height: Height, round: u32, block: Vec<u8>) {
@@ -208,7 +205,7 @@ impl Node {
         if self.driver.running() == Some(height) {
             self.judge(round, &block);
         } else {
-            self.peers.keep_body(height, round, block);
+            self.peers.early.keep(EarlyBody { from, height, round, block });
         }
     }
 
@@ -217,10 +214,7 @@ impl Node {
         let Some(running) = self.driver.running() else {
             return;
         };
-        let (now, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.peers.early).into_iter().partition(|b| b.height == running);
-        self.peers.early = later;
-        for EarlyBody { round, block, .. } in now {
+        for EarlyBody { round, block, .. } in self.peers.early.take(running) {
             if self.driver.running() == Some(running) {
                 self.judge(round, &block);
             }

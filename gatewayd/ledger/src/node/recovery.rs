@@ -13,7 +13,7 @@ use crate::chain::BlockError;
 use crate::codec::Encode;
 use crate::consensus::message::Message;
 use crate::header::Header;
-use crate::ids::{Era, NodeId};
+use crate::ids::{Era, Height, NodeId};
 use crate::operator::{ActError, Recovery, certify_recovery};
 use crate::transaction::{Body, Draft, Survivor, Transaction};
 
@@ -35,6 +35,9 @@ pub enum RecoveryError {
     /// It cannot be prepared.
     #[error(transparent)]
     Act(#[from] ActError),
+    /// A peer tells of one that is older than what this ledger keeps.
+    #[error("the recovery at height {0} is older than the voters that are known here")]
+    NotKept(Height),
     /// The block that it makes is invalid.
     #[error(transparent)]
     Block(#[from] BlockError),

@@ -176,7 +176,7 @@ pub fn execute_decided(
     parent_set: &ValidatorSet,
     block: &Block,
 ) -> Result<Outcome, BlockError> {
-    check_parent(tip, block, |certificate| {
+    check_time_and_parent(tip, block, |certificate| {
         let same = certificate.height == tip.header.height && certificate.block_hash == tip.hash;
         if same { Ok(()) } else { Err(CertificateError::OtherBlock) }
     })?;
@@ -207,6 +207,16 @@ fn check_parent(
     verify: impl FnOnce(&Certificate) -> Result<(), CertificateError>,
 ) -> Result<(), BlockError> {
     block.check_body()?;
+    check_time_and_parent(tip, block, verify)
+}
+
+/// As [`check_parent`] without the body: whether it is the header's is found once more when the
+/// header is made anew of what the block does.
+fn check_time_and_parent(
+    tip: &Tip,
+    block: &Block,
+    verify: impl FnOnce(&Certificate) -> Result<(), CertificateError>,
+) -> Result<(), BlockError> {
     if block.header.time_ms <= tip.header.time_ms {
         return Err(BlockError::Time);
     }

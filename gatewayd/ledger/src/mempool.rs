@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::codec::Encode;
 use crate::ids::{Hash, Height};
 use crate::state::VerifiedTransaction;
-use crate::transaction::{Author, Kind};
+use crate::transaction::{Author, Kind, Transaction};
 
 /// Why a transaction does not wait here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -106,6 +106,14 @@ impl Mempool {
 
     pub(crate) fn contains(&self, hash: &Hash) -> bool {
         self.by_hash.contains_key(hash)
+    }
+
+    /// The verified form of this very transaction, when it waits here. Keys may have changed since:
+    /// `apply` looks at that.
+    pub(crate) fn verified(&self, transaction: &Transaction) -> Option<&VerifiedTransaction> {
+        let waiting = self.queue.get(self.by_hash.get(&transaction.hash())?)?;
+        let verified = &waiting.transaction;
+        (verified.transaction() == transaction).then_some(verified)
     }
 
     pub(crate) fn remove(&mut self, hash: &Hash) -> Option<Waiting> {

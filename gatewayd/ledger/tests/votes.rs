@@ -125,6 +125,25 @@ fn the_body_is_logged_and_synced_before_the_vote_leaves() {
 }
 
 #[test]
+fn what_leaves_together_is_synced_once() {
+    let site = Site::new(4);
+    let (proposer, _) = proposal(&site, 0);
+    let mut node = node(&site, proposer);
+    let effects = node.step(clock(0), Input::Submit(Box::new(site.act(1))));
+    let syncs = effects.iter().filter(|effect| matches!(effect, Effect::WalSync)).count();
+    assert_eq!(syncs, 1, "proposal and prevote are records of one sync");
+    let sync = effects.iter().position(|effect| matches!(effect, Effect::WalSync)).unwrap();
+    let signed = |effect: &Effect| match effect {
+        Effect::Publish(bytes) => {
+            matches!(Message::from_bytes(bytes), Ok(Message::Vote(_) | Message::Proposal(_)))
+        }
+        _ => false,
+    };
+    assert_eq!(effects[..sync].iter().filter(|effect| signed(effect)).count(), 0);
+    assert_eq!(effects[sync..].iter().filter(|effect| signed(effect)).count(), 2);
+}
+
+#[test]
 fn a_block_with_a_failing_transaction_gets_no_vote() {
     let site = Site::new(4);
     let (proposer, messages) = proposal(&site, 0);

@@ -327,8 +327,31 @@ impl Driver {
     }
 
     fn finish(&mut self) -> Result<Vec<Output>, DriverError> {
-        Ok(std::mem::take(&mut self.shell.outputs))
+        Ok(joined(std::mem::take(&mut self.shell.outputs)))
     }
+}
+
+/// One sync for all that leaves together: a proposer's proposal and prevote are records of one
+/// sync and not of two. Records only move to before what leaves; what is no record and does not
+/// leave stays in its place.
+fn joined(outputs: Vec<Output>) -> Vec<Output> {
+    let mut all = Vec::with_capacity(outputs.len());
+    let (mut syncs, mut leaving) = (false, Vec::new());
+    for output in outputs {
+        match output {
+            Output::Append(_) => all.push(output),
+            Output::Sync => syncs = true,
+            Output::Publish(_) | Output::PublishBody(_) => leaving.push(output),
+            other => {
+                all.extend(std::mem::take(&mut syncs).then_some(Output::Sync));
+                all.append(&mut leaving);
+                all.push(other);
+            }
+        }
+    }
+    all.extend(syncs.then_some(Output::Sync));
+    all.append(&mut leaving);
+    all
 }
 
 /// Heights whose early messages are queued by the engine.

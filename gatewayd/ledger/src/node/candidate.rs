@@ -12,6 +12,7 @@ use crate::consensus::message::Message;
 use crate::consensus::record::Record;
 use crate::ids::{Hash, Height};
 use crate::state::{ApplyError, Outcome};
+use crate::transaction::Transaction;
 
 /// A block with what its execution gave.
 pub(super) struct Candidate {
@@ -137,7 +138,13 @@ impl Node {
     /// Executes a block on top of the tip. The clock is not asked: that is for proposals alone,
     /// never for a decided block.
     pub(super) fn check(&self, block: Block) -> Result<Candidate, BlockError> {
-        let outcome = chain::execute(&self.state, &self.tip, &self.certifiers, &block)?;
+        // Most often every transaction waits here, too, and its signatures were checked when it came.
+        let verify = |transaction: &Transaction| match self.mempool.verified(transaction) {
+            Some(verified) => Ok(verified.clone()),
+            None => self.state.verify(transaction.clone()),
+        };
+        let (state, tip, certifiers) = (&self.state, &self.tip, &self.certifiers);
+        let outcome = chain::execute_with(state, tip, certifiers, &block, verify)?;
         Ok(Candidate { block, outcome, round: 0 })
     }
 

@@ -95,8 +95,6 @@ pub struct Unlocked {
     pub next_vote: Option<SigningKey>,
     /// It votes only when it was attested above this height.
     pub silent_from: Option<u64>,
-    /// Start counter in the TPM.
-    pub counter: u64,
 }
 
 impl Folder {
@@ -297,9 +295,8 @@ impl Folder {
             None => None,
         };
         let next_vote = self.kept_next_vote_key(&vault)?;
-        let counter = tpm.counter_read()?;
         let silent_from = self.attest_from()?;
-        Ok(Unlocked { info, vault, vote, next_vote, silent_from, counter })
+        Ok(Unlocked { info, vault, vote, next_vote, silent_from })
     }
 
     /// Destroys the vote key: an older copy of the disk was put back, and what the key has signed

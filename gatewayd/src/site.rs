@@ -2,6 +2,8 @@
 //! it; it opens the identity, checks the disk for rollback, starts ledger, buffer and sensors, and
 //! keeps the status that everybody reads.
 
+mod behind;
+mod counting;
 mod disk;
 mod joining;
 mod look;
@@ -30,6 +32,9 @@ use crate::status::{self, TpmView};
 use crate::vault::Vault;
 use crate::{ingest, ledger_task, peers, sensors, vote_keys};
 
+use behind::{Successor, fetched};
+use counting::Counting;
+pub(crate) use disk::agree;
 use disk::{Counted, check_disk};
 use look::{Look, not_answering};
 use parts::Connected;
@@ -132,6 +137,8 @@ enum Stop {
     Recovered,
     /// The record could not be written: everything is opened anew from what is on disk.
     Failed(String),
+    /// The record goes on from a snapshot.
+    Behind(Successor),
 }
 
 impl Site {
@@ -146,6 +153,7 @@ impl Site {
                 started = self.begin(&mut counted, &mut listening, stop) => started,
             };
             let Started { running, threads, stopped } = started;
+            let rolled_back = running.rolled_back;
             self.running.send_replace(Some(running.clone()));
             stop = tokio::select! {
                 biased;
@@ -154,7 +162,10 @@ impl Site {
             };
             // Handles go first: a thread ends when nobody can ask it any more.
             self.running.send_replace(None);
-            self.join(threads).await;
+            let joined = self.join(threads).await;
+            if joined && matches!(stop, Stop::End) && !rolled_back {
+                self.count_stop().await;
+            }
         }
         self.end(listening).await;
         // Whoever waits for an answer of this task is told that there is none.
@@ -164,19 +175,21 @@ impl Site {
         }
     }
 
-    /// Waits for the end of threads, answering requests.
-    async fn join(&mut self, threads: Vec<JoinHandle<()>>) {
+    /// Waits for the end of threads, answering requests; whether all ended as they should.
+    async fn join(&mut self, threads: Vec<JoinHandle<()>>) -> bool {
         let joined = self.attended("the daemon is stopping", move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread ended with a panic");
-                }
+            let broken = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+            if broken > 0 {
+                tracing::error!(broken, "threads ended with a panic");
             }
+            broken == 0
         });
-        if !matches!(tokio::time::timeout(STOP_TIMEOUT, joined).await, Ok(Some(()))) {
+        let joined = tokio::time::timeout(STOP_TIMEOUT, joined).await;
+        if !matches!(joined, Ok(Some(_))) {
             // What they had acknowledged is on disk: nothing is lost by leaving.
             tracing::error!("the threads do not end; going on without them");
         }
+        matches!(joined, Ok(Some(true)))
     }
 
     /// Waits for a site, its TPM and its disk, and starts the parts.
@@ -190,6 +203,7 @@ impl Site {
             Stop::End => {}
             // What was counted counts no more: the disk and the TPM were made to agree.
             Stop::Recovered => *counted = None,
+            Stop::Behind(successor) => self.succeed(successor).await,
             Stop::Failed(why) => {
                 self.show(DaemonState::Degraded, vec![why], None);
                 self.wait(RECORD_RETRY, false).await;
@@ -391,7 +405,7 @@ impl Site {
             let mut unlocked = unlocked;
             let counted = match before {
                 Some(before) => before,
-                None => check_disk(&dir, &tpm, &record, unlocked.counter)?,
+                None => check_disk(&dir, &tpm, &record)?,
             };
             match counted.rolled_back {
                 true => (unlocked.vote, unlocked.next_vote) = (None, None),
@@ -401,12 +415,12 @@ impl Site {
         };
         let checked = self.attended("the disk is being looked at", check).await;
         let (counts, unlocked) = checked.unwrap_or_else(|| anyhow::bail!(BROKEN))?;
-        let Counted { rolled_back, counter } = *counted.insert(counts);
-        let Unlocked { info, vault, vote, next_vote, silent_from, counter: _ } = unlocked;
+        let Counted { rolled_back, doubtful, counter } = *counted.insert(counts);
+        let Unlocked { info, vault, vote, next_vote, silent_from } = unlocked;
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
         let Connected { links, incoming } = self.connect(&info)?;
         let peers = links.peers.clone();
-        let votes = VoteKeys { vote: vote.clone(), next: next_vote, silent_from };
+        let votes = VoteKeys { vote: vote.clone(), next: next_vote, silent_from, doubtful };
         let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
         let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
@@ -449,6 +463,8 @@ impl Site {
         let mut tpm = TpmView::of(&running.identity);
         let mut look = Look::Later(tokio::time::Instant::now() + TPM_LOOK);
         let mut often = tokio::time::interval(STATUS_EVERY);
+        let (mut fetching, mut counting) = (None, Counting::new(&running));
+        let mut behind = running.ledger.behind();
         let mut regained = std::pin::pin!(self.regained(&running));
         loop {
             tokio::select! {
@@ -469,14 +485,23 @@ impl Site {
                     return Stop::Failed(why.unwrap_or_else(broke));
                 }
                 seen = look.next(&self.tpm, &running.identity) => tpm = seen,
+                Some(snapshot) = fetched(&mut fetching) => {
+                    if let Some(successor) = Successor::of(snapshot, &running).await {
+                        return Stop::Behind(successor);
+                    }
+                }
                 _ = often.tick() => {}
+                Ok(()) = behind.changed() => {}
                 // Its last word comes over the other channel.
                 Ok(()) = tip.changed() => {}
             }
             if let Some(time) = look.silent().filter(|time| *time > TPM_SLOW) {
                 tpm = TpmView::failed(not_answering(&self.settings, time));
             }
-            let status = status::compose(&running, &tpm, &self.settings).await;
+            behind::look(&mut fetching, &running);
+            counting.look(&self.settings.data_dir, &self.tpm, tip.borrow().voters);
+            let mut status = status::compose(&running, &tpm, &self.settings).await;
+            behind::describe(fetching.as_ref(), &mut status);
             self.publish(status);
         }
     }

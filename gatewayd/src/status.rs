@@ -191,6 +191,8 @@ async fn around(running: &Running) -> crate::control::Result<Around> {
             behind: progress.behind,
             syncing_from: progress.from.map(NodeId::to_gateway_string),
             insecure: node.state().policy().insecure_software_tpm_sites,
+            silent_through: node.silent_through().map(|height| height.0),
+            in_doubt: node.is_voter() && node.is_in_doubt(),
         }
     });
     look.await

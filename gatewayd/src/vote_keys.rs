@@ -178,9 +178,7 @@ async fn regain_once(running: &Running, tpm: &Tpm, data_dir: &Path) -> Result<()
         folder.take_next_vote_key(&vault)?;
         // Before the counter says that all is well again.
         folder.attest_again(done.height)?;
-        let mut store = ledger::store::Store::open(&dir)?;
-        store.write_counter(tpm.counter_read()?)?;
-        anyhow::Ok(())
+        crate::site::agree(&dir, &tpm)
     };
     let kept = tokio::task::spawn_blocking(keep).await;
     let storage = |error: anyhow::Error| ControlError::Storage(format!("{error:#}"));

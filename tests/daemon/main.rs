@@ -12,6 +12,7 @@ mod serial_link;
 mod site_cut;
 mod site_growth;
 mod site_loss;
+mod site_recovery;
 mod site_refusals;
 mod site_replacement;
 mod store;

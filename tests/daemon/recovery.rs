@@ -92,6 +92,29 @@ fn an_old_copy_signs_nothing_until_the_operator_recovers_it() -> Result<()> {
     site.gateway.stop()
 }
 
+/// Such a copy has the start counter of the run that it was made in.
+#[test]
+fn a_copy_that_was_made_while_it_ran_is_found_out_too() -> Result<()> {
+    let mut site = Site::with_sensor(&["--count", "0", "--interval", "0.1", "--reopen"])?;
+    site.peer.wait_count("acknowledged", 3)?;
+    wait_committed(&site, 1)?;
+    let (data, copy) = (site.gateway.data_dir(), site.gateway.dir.path().join("copy"));
+    let pid = site.gateway.pid().context("it runs")?.to_string();
+    let signal = |signal| Command::new("kill").args([signal, &pid]).status();
+    signal("-STOP")?;
+    let copied = put(&data, &copy);
+    signal("-CONT")?;
+    copied?;
+    let recorded = committed(&site.gateway)?;
+    wait_committed(&site, recorded + 1)?;
+    site.gateway.stop()?;
+    put(&copy, &data)?;
+    site.gateway.start()?;
+    let status = wait_state(&site.gateway, "rolled-back")?;
+    ensure!(status["reasons"].to_string().contains("gatewayctl site recover"), "{status}");
+    site.gateway.stop()
+}
+
 #[test]
 fn recovered_in_three_steps_and_only_once() -> Result<()> {
     let (mut site, _) = rolled_back()?;

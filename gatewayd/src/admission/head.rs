@@ -152,4 +152,4 @@ fn entry(proof: &Proof, key: &Key) -> Option<Record> {
 
 #[cfg(test)]
 #[path = "head_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -17,6 +17,7 @@ pub mod attester;
 pub mod collect;
 pub mod endorsing;
 pub mod exchange;
+pub mod fetching;
 pub mod founder;
 pub mod head;
 pub mod join;

@@ -16,7 +16,7 @@ use ledger::transaction::{
 
 use super::gateways::MIN_PREFIX;
 use super::policy::changed;
-use super::{AdmissionInfo, CommittedInfo, Control, ControlError, Result, blocking, storage};
+use super::{AdmissionInfo, CommittedInfo, Control, ControlError, Result, blocking};
 use crate::admission::verifier::Introduced;
 use crate::clock;
 use crate::identity::{Folder, identity_key, normalized};
@@ -116,10 +116,8 @@ impl Control {
         let (tpm, dir) = (self.tpm.clone(), self.settings.data_dir.clone());
         blocking(move || {
             Folder::at(&dir)?.take_next_vote_key(&vault)?;
-            let nv = tpm.counter_read().map_err(|error| ControlError::Tpm(error.to_string()))?;
-            // The old database handle is another writer of one row: SQLite lets one at a time.
-            let mut store = ledger::store::Store::open(&dir).map_err(storage)?;
-            store.write_counter(nv).map_err(storage)
+            let agreed = crate::site::agree(&dir, &tpm);
+            agreed.map_err(|error| ControlError::Storage(format!("{error:#}")))
         })
         .await?;
         // A daemon that is stopping starts anew by itself.

@@ -4,11 +4,13 @@
 //! Full is answered thus: the command queue makes callers wait; the mempool's refusals come back
 //! as errors (a person is told) or as *later* (a batch is handed over again).
 
+mod again;
 mod batches;
 mod links;
 mod owner;
 mod registry;
 
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use ledger::crypto::SigningKey;
 use ledger::header::Header;
 use ledger::host::Host;
 use ledger::ids::{ChainId, Era, Hash, NodeId};
-use ledger::node::Node;
+use ledger::node::{Behind, Node};
 use ledger::state::State;
 use ledger::transaction::{Body, Draft, Transaction};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -115,6 +117,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     tip: watch::Receiver<Tip>,
     clock: watch::Receiver<SiteClock>,
+    behind: watch::Receiver<Option<Behind>>,
 }
 
 /// What the thread holds of the channels; made before the thread, since keys come later.
@@ -122,6 +125,7 @@ pub struct Inbox {
     commands: mpsc::Receiver<Command>,
     tip: watch::Sender<Tip>,
     clock: watch::Sender<SiteClock>,
+    behind: watch::Sender<Option<Behind>>,
 }
 
 /// Handle and inbox. Until the thread runs, commands wait.
@@ -129,13 +133,17 @@ pub fn channel() -> (Handle, Inbox) {
     let (sender, commands) = mpsc::channel(QUEUE);
     let (tip_in, tip) = watch::channel(Tip::default());
     let (clock_in, clock) = watch::channel(SiteClock::default());
-    (Handle { commands: sender, tip, clock }, Inbox { commands, tip: tip_in, clock: clock_in })
+    let (behind_in, behind) = watch::channel(None);
+    let inbox = Inbox { commands, tip: tip_in, clock: clock_in, behind: behind_in };
+    (Handle { commands: sender, tip, clock, behind }, inbox)
 }
 
 /// What the thread is started with.
 pub struct Parts {
     /// The opened ledger.
     pub host: Host,
+    /// Where it is, and those that were set aside.
+    pub data_dir: PathBuf,
     /// This gateway.
     pub gateway: NodeId,
     /// Vote key; none: it follows.
@@ -175,6 +183,11 @@ impl Handle {
     /// Newest block.
     pub fn tip(&self) -> watch::Receiver<Tip> {
         self.tip.clone()
+    }
+
+    /// Why blocks alone do not lead on from the record here, once that is so.
+    pub fn behind(&self) -> watch::Receiver<Option<Behind>> {
+        self.behind.clone()
     }
 
     /// The record's time.

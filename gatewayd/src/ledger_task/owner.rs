@@ -6,12 +6,13 @@ use std::time::Duration;
 use ledger::crypto::SigningKey;
 use ledger::host::{Host, HostError, Outward};
 use ledger::ids::{Hash, Height, NodeId};
-use ledger::node::{Committed, Input, Node, Now, Refusal};
+use ledger::node::{Behind, Committed, Input, Node, Now, Refusal};
 use ledger::state::{Attestation, State};
 use ledger::store::StoreError;
 use ledger::transaction::{Author, Body, Draft, Session, Transaction};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::again::left_out;
 use super::batches::InFlight;
 use super::links::Others;
 use super::{Command, Done, Here, Inbox, Parts, Tip};
@@ -57,6 +58,8 @@ pub(super) enum Waiter {
     Session(NodeBytes, u32),
     /// Nobody; it is made again when it is refused.
     Accusation(NodeId),
+    /// Nobody: it was recorded once, in what a recovery left out.
+    Again,
 }
 
 pub(super) struct Owner {
@@ -72,6 +75,7 @@ pub(super) struct Owner {
     pub(super) ingest: ingest::Handle,
     tip: watch::Sender<Tip>,
     clock: watch::Sender<SiteClock>,
+    behind: watch::Sender<Option<Behind>>,
     pub(super) events: broadcast::Sender<Event>,
     stopped: mpsc::Sender<String>,
     waiting: HashMap<Hash, Waiter>,
@@ -85,14 +89,19 @@ pub(super) struct Owner {
     pub(super) recent: VecDeque<(Hash, u64, u64)>,
     /// Batches on their way into the record.
     pub(super) batches_in_flight: u64,
+    /// To be submitted again.
+    pub(super) again: Vec<Transaction>,
+    /// Submitted again, and neither recorded nor refused yet.
+    pub(super) again_in_flight: usize,
     nonce: u64,
 }
 
 impl Owner {
     pub(super) fn new(inbox: Inbox, parts: Parts) -> std::result::Result<Self, StartError> {
-        let Inbox { commands, tip, clock } = inbox;
+        let Inbox { commands, tip, clock, behind } = inbox;
         let Parts {
             host,
+            data_dir,
             gateway,
             vote_key,
             next_vote_key,
@@ -117,6 +126,7 @@ impl Owner {
             ingest,
             tip,
             clock,
+            behind,
             events,
             stopped,
             waiting: HashMap::new(),
@@ -125,8 +135,14 @@ impl Owner {
             began_ms: clock::boot_ms(),
             recent: VecDeque::new(),
             batches_in_flight: 0,
+            again: Vec::new(),
+            again_in_flight: 0,
             nonce: 0,
         };
+        let height = owner.node().tip().height;
+        owner.again = left_out(&data_dir, &gateway, owner.state(), height)?;
+        // What is made now must not take their numbers.
+        owner.nonce = owner.again.iter().map(|each| each.draft().nonce).max().unwrap_or(0);
         owner.load_recent()?;
         owner.settle_keys();
         Ok(owner)
@@ -163,6 +179,7 @@ impl Owner {
     async fn work(&mut self) -> std::result::Result<(), HostError> {
         self.others.set_members(self.host.node().state());
         self.step(Input::Start).await?;
+        self.submit_again().await?;
         loop {
             self.accuse().await?;
             if self.wake_ms() == Some(0) {
@@ -170,7 +187,7 @@ impl Owner {
                 self.step(Input::Wake).await?;
             }
             let wake = self.wake_ms();
-            let takes_batches = self.key.is_some();
+            let takes_batches = self.key.is_some() && self.again_in_flight == 0;
             // No order among them: a member that never stops talking must not keep this gateway's
             // own batches waiting.
             tokio::select! {
@@ -413,7 +430,7 @@ impl Owner {
                     let _ = self.events.send(Event::Alert { kind: "disk", message });
                 }
                 Outward::Behind(behind) => {
-                    tracing::warn!(?behind, "blocks alone do not lead on from the record here");
+                    self.behind.send_replace(Some(*behind));
                 }
                 Outward::Publish(bytes) => self.others.publish(bytes),
                 Outward::Send { to, bytes } => self.others.send(to, bytes),
@@ -448,6 +465,10 @@ impl Owner {
                 }
                 Some(Waiter::Accusation(node)) => {
                     tracing::warn!(gateway = node.to_gateway_string(), "suspended by the rules");
+                }
+                Some(Waiter::Again) => {
+                    self.again_in_flight = self.again_in_flight.saturating_sub(1);
+                    self.remember(&events);
                 }
                 // Of before a crash: read back from the log, and its caller is gone.
                 None => self.remember(&events),
@@ -490,6 +511,10 @@ impl Owner {
             Some(Waiter::Accusation(node)) => {
                 let gateway = node.to_gateway_string();
                 tracing::warn!(%error, gateway, "an accusation is not recorded; later again");
+            }
+            Some(Waiter::Again) => {
+                self.again_in_flight = self.again_in_flight.saturating_sub(1);
+                tracing::warn!(%error, %hash, "what the recovery left out is not recorded again");
             }
             None => tracing::debug!(%error, "a transaction was refused"),
         }

@@ -40,6 +40,8 @@ pub(super) struct VoteKeys {
     pub(super) vote: Option<SigningKey>,
     pub(super) next: Option<SigningKey>,
     pub(super) silent_from: Option<u64>,
+    /// The log may be that of an older copy of the disk.
+    pub(super) doubtful: bool,
 }
 
 /// Connections to other gateways, before anybody has taken an end of them.
@@ -81,9 +83,12 @@ impl Site {
         vault: Arc<Vault>,
         links: Option<ledger_task::Links>,
     ) -> anyhow::Result<Parts> {
-        let VoteKeys { vote, next, silent_from } = votes;
+        let VoteKeys { vote, next, silent_from, doubtful } = votes;
         let votes = vote.clone().filter(|_| silent_from.is_none());
-        let host = Host::open(&self.settings.data_dir, gateway, votes)?;
+        let mut host = Host::open(&self.settings.data_dir, gateway, votes)?;
+        if doubtful {
+            host.doubt_log();
+        }
         let (ledger, inbox) = ledger_task::channel();
         let limits = ingest::Limits {
             batch_interval_ms: self.settings.batch_interval_ms,
@@ -95,6 +100,7 @@ impl Site {
         let ingest::Opened { handle, thread, highest, sensors: rows, sessions, batches } = opened;
         let (stopped_in, stopped) = mpsc::channel(1);
         let parts = ledger_task::Parts {
+            data_dir: self.settings.data_dir.clone(),
             host,
             gateway,
             vote_key: vote,

@@ -15,6 +15,10 @@ pub(super) struct Around {
     pub(super) syncing_from: Option<String>,
     /// The policy lets software TPMs in.
     pub(super) insecure: bool,
+    /// This gateway does not vote up to this height.
+    pub(super) silent_through: Option<u64>,
+    /// It asks the other voters which of its votes they know, before it votes.
+    pub(super) in_doubt: bool,
 }
 
 /// Voters that neither are this gateway nor are connected to it.
@@ -65,6 +69,19 @@ pub(super) fn reasons(gateways: &[GatewayInfo], around: &Around) -> Vec<String> 
     if around.behind > NEAR {
         let from = around.syncing_from.as_deref().unwrap_or("whoever has them");
         reasons.push(format!("{} blocks behind; fetching them from {from}", around.behind));
+    }
+    if let Some(height) = around.silent_through {
+        reasons.push(format!(
+            "this gateway does not vote up to block {height}: its log was damaged, or an older \
+             copy of its disk was put back; it follows the others"
+        ));
+    }
+    if around.in_doubt {
+        reasons.push(
+            "this gateway was not stopped cleanly: it votes when enough voters have said which of \
+             its votes they know"
+                .into(),
+        );
     }
     reasons
 }
@@ -170,10 +187,15 @@ mod tests {
 
     #[test]
     fn what_is_behind_stale_or_insecure_is_said() {
-        let behind = Around { behind: 900, syncing_from: Some("gw1c".into()), insecure: false };
+        let syncing_from = Some("gw1c".into());
+        let behind = Around { behind: 900, syncing_from, ..Around::default() };
         let why = reasons(&four(|_| ()), &behind);
         assert_eq!(why, ["900 blocks behind; fetching them from gw1c"]);
         assert!(reasons(&four(|_| ()), &Around { behind: NEAR, ..behind }).is_empty());
+        let silent = Around { silent_through: Some(12), in_doubt: true, ..Around::default() };
+        let why = reasons(&four(|_| ()), &silent);
+        assert!(why[0].contains("does not vote up to block 12"), "{why:?}");
+        assert!(why[1].contains("was not stopped cleanly"), "{why:?}");
         let insecure = Around { insecure: true, ..Around::default() };
         assert!(warnings(&four(|_| ()), &insecure)[0].starts_with("INSECURE site"));
         let quiet = Around::default();

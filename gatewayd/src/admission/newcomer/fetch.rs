@@ -9,13 +9,11 @@ use ledger::ids::{Height, NodeId};
 use ledger::state::{Key, Record};
 use ledger::store::{Store, StoreError};
 use ledger::sync::VerifiedSnapshot;
-use ledger::sync::client::{Client, ClientError, Effect, Input};
 
 use super::{BLOCK_EVERY, Newcomer, Stop};
-use crate::admission::exchange::{Ask, AskError};
+use crate::admission::exchange::Ask;
+use crate::admission::fetching::{self, FetchError};
 use crate::admission::head::KnownSite;
-use crate::admission::messages::{Bytes, Request, Response, Wait};
-use crate::clock;
 use crate::control::JoinStep;
 use crate::identity::{Folder, identity_key};
 
@@ -38,7 +36,9 @@ impl Newcomer {
             return Err(Stop::after(step, "a member shows an older record", BLOCK_EVERY));
         }
         let teller = &self.teller;
-        let snapshot = snapshot(member, site, |detail| teller.step(step, detail)).await?;
+        let snapshot =
+            fetching::snapshot(member, site.node, &site.header, |detail| teller.step(step, detail));
+        let snapshot = snapshot.await?;
         if !names(&snapshot, &self.gateway(step)?) {
             // Else a member's lie would leave this gateway with a site that does not know it.
             let what = "a member says that this gateway is admitted, and the record does not";
@@ -65,60 +65,11 @@ fn names(snapshot: &VerifiedSnapshot, gateway: &NodeId) -> bool {
     matches!(record, Some(Record::Gateway(found)) if found.standing.standing.may_record())
 }
 
-/// Why no snapshot came.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error("{}", .0.reason.as_str())]
-    Wait(Wait),
-    #[error("{0}")]
-    Refused(String),
-    #[error("the member sends nothing more")]
-    Nothing,
-}
-
 impl From<FetchError> for Stop {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Wait(wait) => super::waiting(JoinStep::Fetching, &wait),
             other => Self::new(JoinStep::Fetching, other.to_string()),
-        }
-    }
-}
-
-/// Asks one member for a snapshot that follows from the site's header, part by part.
-async fn snapshot(
-    member: &impl Ask,
-    site: &KnownSite,
-    tell: impl Fn(String),
-) -> Result<Box<VerifiedSnapshot>, FetchError> {
-    let mut client = Client::new(site.header.clone());
-    let mut effects = client.step(clock::boot_ms(), Input::PeerUp(site.node));
-    loop {
-        let mut question = None;
-        for effect in effects {
-            match effect {
-                Effect::Done(snapshot) => return Ok(snapshot),
-                Effect::Failed { error, .. } => return Err(error.into()),
-                Effect::Request { bytes, .. } => question = Some(bytes),
-            }
-        }
-        let question = Bytes::new(question.ok_or(FetchError::Nothing)?).map_err(AskError::from)?;
-        let bytes = match member.ask(&Request::Snapshot(question)).await?.0 {
-            Response::Snapshot(part) => part.into_vec(),
-            Response::Wait(wait) => return Err(FetchError::Wait(wait)),
-            Response::Refused(refused) => {
-                return Err(FetchError::Refused(refused.reason.as_str().into()));
-            }
-            _ => return Err(AskError::Unexpected.into()),
-        };
-        effects = client.step(clock::boot_ms(), Input::Answer { from: site.node, bytes });
-        let so_far = client.progress();
-        if so_far.of > 0 {
-            tell(format!("{} of {} entries of the state", so_far.entries, so_far.of));
         }
     }
 }
@@ -155,8 +106,10 @@ mod tests {
     use ledger::store::SnapshotServer;
 
     use super::*;
+    use crate::admission::exchange::AskError;
     use crate::admission::head;
     use crate::admission::head::tests::Small;
+    use crate::admission::messages::{Bytes, Request, Response};
 
     /// A member that serves its record, or bytes of another.
     struct Member {
@@ -180,6 +133,13 @@ mod tests {
         }
     }
 
+    async fn fetched(
+        member: &Member,
+        site: &KnownSite,
+    ) -> Result<Box<VerifiedSnapshot>, FetchError> {
+        fetching::snapshot(member, site.node, &site.header, |_| {}).await
+    }
+
     fn known(site: &mut Small) -> KnownSite {
         let anchor = Anchor::of(&State::genesis_header(&site.genesis));
         head::check(&site.good(), &anchor, &site.founder(), None).unwrap()
@@ -191,7 +151,7 @@ mod tests {
         let known = known(&mut site);
         let member =
             Member { server: Mutex::new(site.host.store().snapshot_server()), flip: false };
-        let snapshot = snapshot(&member, &known, |_| {}).await.unwrap();
+        let snapshot = fetched(&member, &known).await.unwrap();
         let here = tempfile::tempdir().unwrap();
         // Left by a fetch that was cut off.
         std::fs::write(here.path().join("wal-a"), b"half").unwrap();
@@ -213,10 +173,10 @@ mod tests {
         let known = known(&mut site);
         let server = Mutex::new(other.host.store().snapshot_server());
         let stranger = Member { server, flip: false };
-        let error = snapshot(&stranger, &known, |_| {}).await.unwrap_err();
+        let error = fetched(&stranger, &known).await.unwrap_err();
         assert!(matches!(error, FetchError::Client(_)), "{error}");
         let server = Mutex::new(site.host.store().snapshot_server());
         let liar = Member { server, flip: true };
-        assert!(snapshot(&liar, &known, |_| {}).await.is_err());
+        assert!(fetched(&liar, &known).await.is_err());
     }
 }

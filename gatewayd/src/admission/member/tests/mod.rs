@@ -154,6 +154,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
     .unwrap();
     let (stopped, _) = mpsc::channel(1);
     let parts = ledger_task::Parts {
+        data_dir: dir.path().to_owned(),
         host,
         gateway,
         vote_key: Some(vote.clone()),

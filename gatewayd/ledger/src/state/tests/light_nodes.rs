@@ -349,6 +349,24 @@ fn unfit_gateways_and_nodes_are_not_assigned() {
     assert_eq!(applied(site.try_one(&transaction)), ApplyError::Quarantined(node));
 }
 
+/// What it serves already it goes on serving: expiry takes nothing from a sensor.
+#[test]
+fn a_stale_gateway_gets_no_new_assignment_and_keeps_those_it_has() {
+    let mut site = Fixture::hardware();
+    let other = GatewayKeys::new(40);
+    site.admit(&other);
+    let node = site.join(2);
+    let day = u64::from(site.state.policy().attestation_valid_s) * 1_000;
+    let item = site.assignment(node, vec![site.gateway(), other.node()]);
+    let body = site.assign(vec![item], &[&other]);
+    assert!(site.try_later(body.clone(), 0, day - 60_000).is_ok());
+    let late = applied(site.try_later(body, 0, day + 60_000));
+    assert_eq!(late, ApplyError::Assignment("a listed gateway has not the right to serve"));
+    let item = site.assignment(node, vec![site.gateway()]);
+    let kept = site.assign(vec![item], &[]);
+    assert!(site.try_later(kept, 0, day + 60_000).is_ok(), "it is stale, too, and serves on");
+}
+
 fn session(node: NodeId, expected_epoch: u32, liveness_epoch: u32) -> Body {
     Body::Session(Session { node, expected_epoch, digest: Hash([3; 32]), liveness_epoch })
 }

@@ -145,6 +145,7 @@ impl Newcomer {
 
     async fn rest(&mut self, stop: Stop) {
         let Stop { step, detail, then } = stop;
+        self.finding.ended(then == Then::GoOn);
         self.failures = if then == Then::Later { self.failures.saturating_add(1) } else { 0 };
         let pause = match then {
             Then::GoOn => Duration::ZERO,
@@ -156,12 +157,27 @@ impl Newcomer {
     }
 
     async fn round(&mut self) -> Result<Genesis, Stop> {
-        let Found { connection, site, members } = self.find().await?;
-        self.teller.site(site.genesis.site_name.as_str());
-        if let Some(height) = self.stands(&connection).await? {
-            self.remember()?;
-            return self.fetch(&connection, &site, height).await;
+        let found = self.find().await?;
+        self.teller.site(found.site.genesis.site_name.as_str());
+        match self.stands(&found.connection).await {
+            // A guest's session is not enough for a record: as a member this gateway dials anew.
+            Ok(Some(_)) if found.again => {
+                return Err(Stop::go_on(JoinStep::Fetching, "a member now"));
+            }
+            Ok(Some(height)) => {
+                self.remember()?;
+                return self.fetch(&found.connection, &found.site, height).await;
+            }
+            Ok(None) => {}
+            Err(stop) => {
+                // Nothing but waiting: the next round may go on in the same session.
+                if matches!(stop.then, Then::After(_)) {
+                    self.keep(found);
+                }
+                return Err(stop);
+            }
         }
+        let Found { connection, site, members, .. } = found;
         let attester = self.attester(&site).await?;
         let voters = self.ask_voters(&connection, &site, &members, &attester).await?;
         self.shown = false;
@@ -213,7 +229,7 @@ impl Newcomer {
     /// Shows evidence to one voter after the other, until more than two thirds have endorsed.
     async fn ask_voters(
         &mut self,
-        first: &peers::Connection,
+        first: &finding::Guest,
         site: &KnownSite,
         members: &[(NodeId, Vec<String>)],
         attester: &Attester,

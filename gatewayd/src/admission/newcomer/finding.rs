@@ -1,9 +1,12 @@
 //! Finding members: addresses are hints, and who answers is checked before anything is said.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ledger::codec::Encode;
 use ledger::ids::NodeId;
+use tokio::time::Instant;
 
 use super::{Newcomer, Stop};
 use crate::admission::exchange::{Ask, AskError};
@@ -11,7 +14,13 @@ use crate::admission::head::{self, HeadError, KnownSite};
 use crate::admission::messages::{HeadAnswer, Request, Response};
 use crate::clock;
 use crate::control::JoinStep;
-use crate::peers::{self, Connection};
+use crate::peers::{self, Connection, Session};
+
+/// A session is used again in the next round for so long: a guest's ends after 30 s.
+const KEEP_FOR: Duration = Duration::from_secs(18);
+
+/// And only while so few bytes were asked in it: a guest may send 64 KiB.
+const KEEP_BELOW: usize = 32 * 1024;
 
 /// Longest wait for a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(15);
@@ -24,15 +33,57 @@ const MAX_REASONS: usize = 4;
 
 /// A member that is one.
 pub(super) struct Found {
-    pub(super) connection: Connection,
+    pub(super) connection: Guest,
+    /// The session is older than this round.
+    pub(super) again: bool,
+    address: String,
     pub(super) site: KnownSite,
     /// Members and where they can be reached.
     pub(super) members: Vec<(NodeId, Vec<String>)>,
 }
 
+/// A session that may serve several rounds, with what was sent in it.
+pub(super) struct Guest {
+    connection: Connection,
+    began: Instant,
+    sent: AtomicUsize,
+}
+
+impl Guest {
+    fn new(connection: Connection) -> Self {
+        Self { connection, began: Instant::now(), sent: AtomicUsize::new(0) }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn session(&self) -> &Session {
+        self.connection.session()
+    }
+
+    /// Whether another round fits into what a guest may use.
+    fn lasts(&self) -> bool {
+        self.began.elapsed() < KEEP_FOR && self.sent.load(Ordering::Relaxed) < KEEP_BELOW
+    }
+}
+
+impl Ask for Guest {
+    async fn ask(&self, request: &Request) -> Result<(Response, [u8; 32]), AskError> {
+        self.sent.fetch_add(request.to_bytes().len(), Ordering::Relaxed);
+        self.connection.ask(request).await
+    }
+}
+
 /// What is known of addresses.
 #[derive(Default)]
 pub(super) struct Finding {
+    /// How often a round was begun at an address: members take turns, so that one that lies holds
+    /// nobody up.
+    rounds: BTreeMap<String, u32>,
+    /// The session of the last round.
+    kept: Option<(String, Guest)>,
+    /// Where this round was begun.
+    current: Option<String>,
+    /// Where the next round begins, out of turn.
+    next: Option<String>,
     /// Addresses that members told, and where a gateway was reached.
     told: Vec<String>,
     reached: BTreeMap<NodeId, String>,
@@ -44,16 +95,22 @@ enum Useless {
     Silent(String),
     /// Whoever is there is not of the site: nothing was said to it.
     Wrong(HeadError),
-    /// A member that cannot show its record yet.
-    Wait(String),
+    /// A member that cannot show its record yet, and when to ask again.
+    Wait(String, Duration),
 }
 
 impl Newcomer {
-    /// The first address at which a member of the site answers.
+    /// A member of the site that answers: of the addresses that began the fewest rounds the first
+    /// one, or the session of the last round while it lasts.
     pub(super) async fn find(&mut self) -> Result<Found, Stop> {
+        if let Some(found) = self.find_again().await {
+            return Ok(found);
+        }
         self.teller.step(JoinStep::Finding, String::new());
-        let (mut reasons, mut wrong) = (Vec::new(), false);
-        for address in self.addresses() {
+        let (mut reasons, mut wrong, mut soon) = (Vec::new(), false, None);
+        for address in self.finding.in_turn(self.addresses()) {
+            self.finding.begins(&address);
+            self.finding.current = Some(address.clone());
             match self.try_address(&address).await {
                 Ok(found) => {
                     self.finding.reached.insert(found.site.node, address);
@@ -61,7 +118,10 @@ impl Newcomer {
                     return Ok(found);
                 }
                 Err(Useless::Silent(why)) => reasons.push(why),
-                Err(Useless::Wait(why)) => reasons.push(format!("{address}: {why}")),
+                Err(Useless::Wait(why, after)) => {
+                    soon = Some(soon.map_or(after, |soon: Duration| soon.min(after)));
+                    reasons.push(format!("{address}: {why}"));
+                }
                 Err(Useless::Wrong(error)) => {
                     // Said first: it is the operator's business.
                     wrong = true;
@@ -75,7 +135,25 @@ impl Newcomer {
             reasons.push(none.into());
         }
         let step = if wrong { JoinStep::Refused } else { JoinStep::Finding };
-        Err(Stop::new(step, reasons.join("; ")))
+        // A member that is there and has nothing to show yet is asked when it said.
+        Err(match soon {
+            Some(after) => Stop::after(step, reasons.join("; "), after),
+            None => Stop::new(step, reasons.join("; ")),
+        })
+    }
+
+    /// The member of the last round, in the same session.
+    async fn find_again(&mut self) -> Option<Found> {
+        let (address, guest) = self.finding.kept.take().filter(|(_, guest)| guest.lasts())?;
+        self.finding.current = Some(address.clone());
+        let found = self.check(&address, guest, true).await;
+        // Whatever is wrong with it, the members are gone through from there.
+        found.ok()
+    }
+
+    /// Keeps the session of a round that is waited out.
+    pub(super) fn keep(&mut self, found: Found) {
+        self.finding.kept = Some((found.address, found.connection));
     }
 
     /// Keeps where members were reached, for the member that this gateway becomes: nobody knows
@@ -108,14 +186,22 @@ impl Newcomer {
         let connection = self.dial(address).await.map_err(Useless::Silent)?;
         let detail = format!("{address} answers");
         self.teller.step(JoinStep::Checking, detail);
+        self.check(address, connection, false).await
+    }
+
+    /// Checks who answers against the site code.
+    async fn check(&self, address: &str, connection: Guest, again: bool) -> Result<Found, Useless> {
         let silent = |error: AskError| Useless::Silent(format!("{address}: {error}"));
         let head = Request::Head(self.parts.order.anchor);
         let (response, _) = connection.ask(&head).await.map_err(silent)?;
         let answer = match response {
             Response::Head(answer) => answer,
-            Response::Wait(wait) => return Err(Useless::Wait(wait.reason.as_str().into())),
+            Response::Wait(wait) => {
+                let after = Duration::from_secs(wait.after_s.into());
+                return Err(Useless::Wait(wait.reason.as_str().into(), after));
+            }
             Response::Refused(refused) => {
-                return Err(Useless::Wait(refused.reason.as_str().into()));
+                return Err(Useless::Silent(format!("{address}: {}", refused.reason.as_str())));
             }
             _ => return Err(silent(AskError::Unexpected)),
         };
@@ -123,12 +209,13 @@ impl Newcomer {
         let peer = connection.session().identity;
         let site = head::check(&answer, &self.parts.order.anchor, &peer, now_ms);
         let site = site.map_err(Useless::Wrong)?;
-        Ok(Found { connection, site, members: members(&answer) })
+        let (members, address) = (members(&answer), address.to_owned());
+        Ok(Found { connection, again, address, site, members })
     }
 
-    async fn dial(&self, address: &str) -> Result<Connection, String> {
+    async fn dial(&self, address: &str) -> Result<Guest, String> {
         match tokio::time::timeout(DIAL_LIMIT, self.parts.peers.dial(address)).await {
-            Ok(Ok(connection)) => Ok(connection),
+            Ok(Ok(connection)) => Ok(Guest::new(connection)),
             // The transport names the address.
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("{address}: no connection in time")),
@@ -141,7 +228,7 @@ impl Newcomer {
         &mut self,
         node: NodeId,
         members: &[(NodeId, Vec<String>)],
-    ) -> Result<Connection, String> {
+    ) -> Result<Guest, String> {
         let told = members.iter().find(|(member, _)| *member == node);
         let told = told.map(|(_, addresses)| addresses.clone()).unwrap_or_default();
         let known = self.finding.reached.get(&node).cloned();
@@ -174,6 +261,29 @@ impl Newcomer {
 }
 
 impl Finding {
+    /// Where to go on: those that began the fewest rounds first, in their order.
+    fn in_turn(&self, mut addresses: Vec<String>) -> Vec<String> {
+        let rounds = |address: &String| self.rounds.get(address).copied().unwrap_or(0);
+        addresses.sort_by_key(|address| (self.next.as_ref() != Some(address), rounds(address)));
+        addresses
+    }
+
+    /// A round has ended. One that has reached something goes on with the same member, which has
+    /// the newest block; but once in a row, since it is its own word.
+    pub(super) fn ended(&mut self, reached: bool) {
+        let goes_on = reached && self.next.is_none();
+        self.next = self.current.take().filter(|_| goes_on);
+    }
+
+    fn begins(&mut self, address: &str) {
+        if self.rounds.len() >= 2 * MAX_ADDRESSES && !self.rounds.contains_key(address) {
+            // Hints come and go; the turn begins anew.
+            self.rounds.clear();
+        }
+        let rounds = self.rounds.entry(address.to_owned()).or_default();
+        *rounds = rounds.saturating_add(1);
+    }
+
     fn learn(&mut self, members: &[(NodeId, Vec<String>)]) {
         for address in members.iter().flat_map(|(_, addresses)| addresses) {
             if !self.told.contains(address) && self.told.len() < MAX_ADDRESSES {
@@ -194,4 +304,40 @@ fn members(answer: &HeadAnswer) -> Vec<(NodeId, Vec<String>)> {
         (NodeId::of_key(&member.identity), addresses.collect())
     };
     answer.members.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_take_turns() {
+        let mut finding = Finding::default();
+        let all = || ["given", "b", "c"].map(str::to_owned).to_vec();
+        let mut begun = Vec::new();
+        for _ in 0..6 {
+            let first = finding.in_turn(all()).remove(0);
+            finding.begins(&first);
+            begun.push(first);
+        }
+        assert_eq!(begun, ["given", "b", "c", "given", "b", "c"], "nobody holds it up");
+        // Who says that something was reached is asked once more, and then it is the next one's turn.
+        let mut begun = Vec::new();
+        for _ in 0..4 {
+            let first = finding.in_turn(all()).remove(0);
+            finding.begins(&first);
+            finding.current = Some(first.clone());
+            finding.ended(true);
+            begun.push(first);
+        }
+        assert_eq!(begun, ["given", "given", "b", "b"]);
+        // What is found later is tried before those that led nowhere.
+        let mut more = all();
+        more.push("new".into());
+        assert_eq!(finding.in_turn(more).remove(0), "new");
+        for number in 0..10 * MAX_ADDRESSES {
+            finding.begins(&format!("hint-{number}"));
+        }
+        assert!(finding.rounds.len() <= 2 * MAX_ADDRESSES, "hints are bounded");
+    }
 }

@@ -35,8 +35,11 @@ pub(in crate::ctl) struct Arguments {
     /// Do not wait: the daemon goes on by itself, `gatewayctl gateway progress` tells
     #[arg(long)]
     no_wait: bool,
+    /// Go on showing after a refusal, too: what it is for may change
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// Give up the join that is under way
-    #[arg(long, conflicts_with_all = ["address", "discover", "site", "no_wait"])]
+    #[arg(long, conflicts_with_all = ["address", "discover", "site", "no_wait", "wait"])]
     abandon: bool,
 }
 
@@ -68,7 +71,7 @@ pub(super) async fn run(
         output.value(&begun)?;
         return Ok(output.line("the daemon joins by itself: `gatewayctl gateway progress`")?);
     }
-    let follow = follow(&session, output);
+    let follow = follow(&session, arguments.wait, output);
     tokio::select! {
         done = follow => done,
         _ = tokio::signal::ctrl_c() => {
@@ -93,8 +96,8 @@ pub(super) async fn progress(session: Session, output: &mut Output) -> Result<()
     show(&progress, output)
 }
 
-/// Shows each step until the gateway is a member, or is refused.
-async fn follow(session: &Session, output: &mut Output) -> Result<(), Failure> {
+/// Shows each step until the gateway is a member, or is refused unless that is waited out.
+async fn follow(session: &Session, wait: bool, output: &mut Output) -> Result<(), Failure> {
     let manager = session.client.manager().await?;
     let mut told = Told::default();
     loop {
@@ -105,7 +108,7 @@ async fn follow(session: &Session, output: &mut Output) -> Result<(), Failure> {
                 output.value(&progress)?;
                 return show(&progress, output);
             }
-            "refused" => {
+            "refused" if !wait => {
                 output.value(&progress)?;
                 return Err(refused(&progress));
             }
@@ -118,8 +121,9 @@ async fn follow(session: &Session, output: &mut Output) -> Result<(), Failure> {
 fn refused(progress: &Value) -> Failure {
     let reason = text(progress, "detail");
     Failure::new(Exit::Refused, format!("refused: {reason}")).advise(
-        "the daemon tries again by itself, in case that changes; `gatewayctl gateway join \
-         --abandon` gives up",
+        "the daemon goes on trying by itself, in case that changes: `gatewayctl gateway progress` \
+         tells, `gatewayctl gateway join … --wait` goes on showing, `gatewayctl gateway join \
+         --abandon` stops it",
     )
 }
 
@@ -210,7 +214,10 @@ mod tests {
         );
         let waiting = object!({"step": "awaiting-approval", "gateway": "gw1new", "detail": "d"});
         assert!(lines(&waiting)[1].contains("gateway approve gw1new"));
-        assert_eq!(refused(&object!({"detail": "no"})).exit, Exit::Refused);
+        let refused = refused(&object!({"detail": "no"}));
+        assert_eq!(refused.exit, Exit::Refused);
+        let advice = refused.advice.unwrap_or_default();
+        assert!(advice.contains("goes on trying") && advice.contains("--abandon"), "{advice}");
     }
 
     #[test]
@@ -248,6 +255,8 @@ mod tests {
         assert_eq!(given, (no, yes, None));
         assert!(parse(&["--site", "gws1x"]).is_err(), "nowhere to look");
         assert!(parse(&["10.0.0.1"]).is_err(), "no site code");
+        let both = ["10.0.0.1", "--site", "gws1x", "--wait", "--no-wait"];
+        assert!(parse(&both).is_err(), "waiting and not waiting");
         assert!(parse(&["--abandon"]).is_ok_and(|arguments| arguments.abandon));
     }
 }

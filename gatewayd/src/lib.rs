@@ -7,6 +7,7 @@ pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod coordination;
 pub mod ctl;
 pub mod dbus;
 pub mod identity;

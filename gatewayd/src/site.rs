@@ -30,7 +30,7 @@ use crate::control::{
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
-use crate::{ingest, ledger_task, peers, sensors, vote_keys};
+use crate::{coordination, ingest, ledger_task, peers, sensors, vote_keys};
 
 use behind::{Successor, fetched};
 use counting::Counting;
@@ -82,6 +82,8 @@ pub struct Running {
     pub peers: peers::Handle,
     /// What this gateway does for newcomers and other members.
     pub admission: member::Handle,
+    /// Who is there.
+    pub liveness: coordination::Handle,
     /// Storage key at work.
     pub vault: Arc<Vault>,
 }
@@ -418,13 +420,24 @@ impl Site {
         let Counted { rolled_back, doubtful, counter } = *counted.insert(counts);
         let Unlocked { info, vault, vote, next_vote, silent_from } = unlocked;
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
-        let Connected { links, incoming } = self.connect(&info)?;
+        let Connected { links, incoming, beats } = self.connect(&info)?;
         let peers = links.peers.clone();
         let votes = VoteKeys { vote: vote.clone(), next: next_vote, silent_from, doubtful };
         let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
         let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
         let (admission, asks) = member::channel();
+        let (liveness, liveness_asks) = coordination::channel();
+        let watched = coordination::Parts {
+            gateway,
+            tpm: self.tpm.clone(),
+            ledger: ledger.clone(),
+            peers: peers.clone(),
+            beats,
+            data_dir: self.settings.data_dir.clone(),
+            events: self.events.clone(),
+        };
+        coordination::start(liveness_asks, watched);
         let identity = Arc::new(info);
         let served = member::Parts {
             genesis: Arc::clone(&genesis),
@@ -435,6 +448,7 @@ impl Site {
             logs: MachineLogs::default(),
             ledger: ledger.clone(),
             peers: peers.clone(),
+            liveness: liveness.clone(),
             incoming,
             data_dir: self.settings.data_dir.clone(),
             events: self.events.clone(),
@@ -452,6 +466,7 @@ impl Site {
             sensors,
             peers,
             admission,
+            liveness,
             vault,
         };
         Ok(Started { running, threads, stopped })

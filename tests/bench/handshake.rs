@@ -69,7 +69,7 @@ impl End {
         let info = tpm.create_identity()?;
         let member = Member { node: node(&info)?, identity: identity_key(&info)? };
         let (events, inbox) = peers::inbox();
-        let (incoming_in, incoming) = mpsc::channel(1);
+        let ((incoming_in, incoming), (beats, _)) = (mpsc::channel(1), mpsc::channel(1));
         let handle = peers::start(peers::Parts {
             signer: Arc::new(tpm.clone()),
             identity: member.identity,
@@ -79,6 +79,7 @@ impl End {
             interface: None,
             events,
             incoming: incoming_in,
+            beats,
             data_dir: None,
         })?;
         Ok(Self { handle, member, _ends: (inbox, incoming), tpm, _chip: chip })

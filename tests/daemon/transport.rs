@@ -35,6 +35,7 @@ fn the_tpm_signs_handshakes() -> Result<()> {
     runtime.block_on(async {
         let ((events, _inbox), (incoming, _requests)) =
             (peers::inbox(), tokio::sync::mpsc::channel(1));
+        let (beats, _) = tokio::sync::mpsc::channel(1);
         let caller = peers::start(Parts {
             identity: key.public_key(),
             signer: Arc::new(SoftKey(key)),
@@ -44,6 +45,7 @@ fn the_tpm_signs_handshakes() -> Result<()> {
             interface: None,
             events,
             incoming,
+            beats,
             data_dir: None,
         })?;
         let mut took = Vec::new();

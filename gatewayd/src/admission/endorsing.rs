@@ -3,9 +3,10 @@
 //! ledger has moved on.
 
 use ledger::ids::{Hash, Height, NodeId};
-use ledger::transaction::{Purpose, QuorumSignature, Statement, activate_digest};
+use ledger::transaction::{Purpose, QuorumSignature, Statement, activate_digest, offline_digest};
 
 use super::verifier::{Denial, Seat, check_seat, is_stale, seat};
+use crate::coordination::liveness::Signed;
 use crate::ledger_task::Here;
 
 /// Blocks that a tip which newcomers have signed may be old (design §4 "Voters").
@@ -73,6 +74,26 @@ pub fn sign_activation(here: &Here<'_>, asked: &Activation) -> Result<QuorumSign
     }
     let (chain_id, era) = (&here.chain_id, here.era);
     let digest = activate_digest(chain_id, era, asked.height, &asked.hash, &asked.nodes);
+    Ok(QuorumSignature::sign(here.gateway, &digest, here.key))
+}
+
+/// Signs that a gateway is silent. That it is, and that this is kept, the caller knows. A voter
+/// whose own attestation is stale says so too: that endorses nobody's TPM.
+///
+/// # Errors
+/// [`Denial`].
+pub fn sign_offline(here: &Here<'_>, asked: &Signed) -> Result<QuorumSignature, Denial> {
+    let state = here.state;
+    if !state.voters().contains(&here.gateway) {
+        return Err(Denial::NoVote);
+    }
+    let known = state.gateway(&asked.node).filter(|known| {
+        known.online && known.liveness_epoch == asked.epoch && known.standing.standing.may_record()
+    });
+    if known.is_none() || here.era != asked.era {
+        return Err(Denial::NotThereYet);
+    }
+    let digest = offline_digest(&here.chain_id, asked.era, &asked.node, asked.epoch);
     Ok(QuorumSignature::sign(here.gateway, &digest, here.key))
 }
 

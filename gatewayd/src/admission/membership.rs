@@ -100,6 +100,26 @@ impl Readiness {
     }
 }
 
+/// Whom to leave out of the next step, after a question about these gateways that led to no quorum.
+///
+/// `missed` is what each voter that answered says it has not heard, this gateway among them with
+/// nothing; one that has signed has heard all of them. Left out is whom too few have heard; when
+/// each was heard by enough and yet no quorum has heard all of them, whom the fewest have heard.
+/// A voter's word alone leaves nobody out: with a quorum of honest ones, who is heard stays in.
+pub fn to_leave_out(asked: &[NodeId], missed: &[Vec<NodeId>], needed: usize) -> Vec<NodeId> {
+    let heard_by = |node: &NodeId| missed.iter().filter(|missed| !missed.contains(node)).count();
+    let too_few = asked.iter().filter(|node| heard_by(node) < needed).copied();
+    let too_few: Vec<NodeId> = too_few.collect();
+    // Too few voters have answered at all: nobody is to blame.
+    if missed.len() < needed {
+        return vec![];
+    }
+    match asked.iter().min_by_key(|node| heard_by(node)) {
+        Some(fewest) if too_few.is_empty() => vec![*fewest],
+        _ => too_few,
+    }
+}
+
 /// Most gateways that become voters together: as many as one question names.
 const MAX_TOGETHER: usize = 16;
 
@@ -133,11 +153,22 @@ pub fn collector(
     connected: &[NodeId],
     site_ms: u64,
 ) -> Option<NodeId> {
+    in_turn(voters, own, connected, site_ms, TURN_MS)
+}
+
+/// As [`collector`], with turns of another length.
+pub fn in_turn(
+    voters: &[NodeId],
+    own: &NodeId,
+    connected: &[NodeId],
+    site_ms: u64,
+    turn_ms: u64,
+) -> Option<NodeId> {
     let here = |node: &&NodeId| *node == own || connected.contains(node);
     let mut here: Vec<_> = voters.iter().filter(here).collect();
     here.sort_unstable();
     here.truncate(COLLECTORS);
-    let turn = (site_ms / TURN_MS).checked_rem(here.len() as u64)?;
+    let turn = site_ms.checked_div(turn_ms)?.checked_rem(here.len() as u64)?;
     here.get(turn as usize).map(|node| **node)
 }
 
@@ -190,6 +221,27 @@ mod tests {
         readiness.note(node(4), ready(8, 1));
         let plan = readiness.plan(&heard, Some(3)).unwrap();
         assert_eq!(plan.nodes.len(), 3, "a step is not overshot");
+    }
+
+    #[test]
+    fn who_is_heard_by_too_few_is_left_out_and_nobody_else() {
+        let asked = [node(1), node(2), node(3)];
+        let table = [
+            (
+                "one is heard by the collector alone",
+                vec![vec![], vec![2], vec![2], vec![2]],
+                vec![2],
+            ),
+            ("a liar misses everybody", vec![vec![], vec![1, 2, 3], vec![2], vec![2]], vec![2]),
+            ("two are missed", vec![vec![], vec![1, 2], vec![1, 2], vec![]], vec![1, 2]),
+            ("each misses another", vec![vec![], vec![3], vec![2], vec![]], vec![2]),
+            ("too few answer", vec![vec![], vec![1, 2, 3]], vec![]),
+        ];
+        for (what, missed, left_out) in table {
+            let ids = |list: Vec<u8>| list.into_iter().map(node).collect::<Vec<_>>();
+            let missed: Vec<_> = missed.into_iter().map(ids).collect();
+            assert_eq!(to_leave_out(&asked, &missed, 3), ids(left_out), "{what}");
+        }
     }
 
     #[test]

@@ -62,7 +62,8 @@ pub enum Request {
     Attest(Box<Introduction>),
     /// 7: I have signed this tip and would vote → [`Response::Heard`], [`Response::Refused`].
     Ready(Ready),
-    /// 8: Sign this as one of the quorum → [`Response::Endorsed`], [`Response::Refused`].
+    /// 8: Sign this as one of the quorum → [`Response::Endorsed`], [`Response::Refused`],
+    /// [`Response::NotHeard`].
     Endorse(Endorse),
     /// 9: A question about the snapshot, in the ledger's own encoding; members only →
     /// [`Response::Snapshot`].

@@ -27,5 +27,6 @@ pub mod member;
 pub mod membership;
 pub mod messages;
 pub mod newcomer;
+pub mod quorum;
 pub mod renewal;
 pub mod verifier;

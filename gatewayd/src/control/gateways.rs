@@ -5,6 +5,7 @@ use ledger::ids::NodeId;
 use ledger::state::{Attestation, Gateway, State};
 
 use super::{Control, ControlError, GatewayInfo, HistoryEntry, Result};
+use crate::coordination::Seen;
 use crate::peers::PeerStatus;
 use crate::sensors::settings::hex;
 use crate::site::Running;
@@ -66,6 +67,7 @@ pub(crate) async fn gateways(parts: &Running) -> Result<Vec<GatewayInfo>> {
     });
     let mut list = list.await?;
     connect(&mut list, &parts.peers.peers().borrow());
+    see(&mut list, &parts.liveness.seen());
     list.sort_by(|a, b| b.voter.cmp(&a.voter).then_with(|| a.id.cmp(&b.id)));
     Ok(list)
 }
@@ -77,6 +79,26 @@ fn connect(list: &mut [GatewayInfo], peers: &[PeerStatus]) {
         if let Some(gateway) = list.iter_mut().find(|gateway| gateway.id == id) {
             gateway.connected = true;
             gateway.address = Some(peer.address.to_string());
+        }
+    }
+}
+
+/// Says how far the others are, and since when those are offline who are.
+fn see(list: &mut [GatewayInfo], seen: &Seen) {
+    let id = |node: &NodeId| node.to_gateway_string();
+    for (node, height) in &seen.heights {
+        let node = id(node);
+        if let Some(gateway) = list.iter_mut().find(|it| it.id == node && it.connected) {
+            gateway.height = Some(*height);
+        }
+    }
+    for (node, gone) in &seen.gone {
+        let node = id(node);
+        let same = |it: &&mut GatewayInfo| it.id == node && it.liveness_epoch == gone.epoch;
+        if let Some(gateway) = list.iter_mut().filter(|it| !it.online).find(same) {
+            gateway.offline_since = Some(gone.height);
+            gateway.offline_since_ms = Some(gone.time_ms);
+            gateway.offline_by = gone.by.iter().map(id).collect();
         }
     }
 }
@@ -101,6 +123,9 @@ fn describe(state: &State, node: &NodeId, gateway: &Gateway, now_ms: u64) -> Gat
         attested_ms,
         voter: state.voters().contains(node),
         online: gateway.online,
+        offline_since: None,
+        offline_since_ms: None,
+        offline_by: vec![],
         connected: false,
         address: None,
         height: None,
@@ -163,6 +188,7 @@ fn choose(list: Vec<GatewayInfo>, id: &str) -> Result<GatewayInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coordination::Gone;
     use crate::peers::Direction;
 
     fn gateway(id: &str) -> GatewayInfo {
@@ -178,6 +204,9 @@ mod tests {
             attested_ms: None,
             voter: true,
             online: true,
+            offline_since: None,
+            offline_since_ms: None,
+            offline_by: vec![],
             connected: true,
             address: None,
             height: None,
@@ -205,6 +234,25 @@ mod tests {
         connect(&mut list, &[peer]);
         assert!(list[0].connected && !list[1].connected);
         assert_eq!(list[0].address.as_deref(), Some("192.0.2.1:7447"));
+    }
+
+    #[test]
+    fn who_is_offline_is_so_since_a_block_and_by_somebodys_word() {
+        let (gone, near) = (NodeId([7; 20]), NodeId([8; 20]));
+        let mut list = [gone, near].map(|node| gateway(&node.to_gateway_string()));
+        (list[0].online, list[0].connected) = (false, false);
+        let word = |epoch| Gone { epoch, height: 31, time_ms: 9, by: vec![near] };
+        let seen = |epoch| Seen {
+            heights: [(gone, 30), (near, 33)].into(),
+            gone: [(gone, word(epoch)), (near, word(0))].into(),
+        };
+        see(&mut list, &seen(1));
+        assert_eq!(list[0].offline_since, None, "that was about another life");
+        see(&mut list, &seen(0));
+        assert_eq!((list[0].offline_since, list[0].offline_since_ms), (Some(31), Some(9)));
+        assert_eq!(list[0].offline_by, [near.to_gateway_string()]);
+        assert_eq!(list[0].height, None, "what it said before is old");
+        assert_eq!((list[1].height, list[1].offline_since), (Some(33), None));
     }
 
     #[test]

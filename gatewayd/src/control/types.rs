@@ -211,6 +211,13 @@ pub struct GatewayInfo {
     pub voter: bool,
     /// Whether the record counts it as online.
     pub online: bool,
+    /// Block since which it counts as offline; absent while it is online, or when that is not
+    /// known here.
+    pub offline_since: Option<u64>,
+    /// Time of that block, ms since 1970.
+    pub offline_since_ms: Option<u64>,
+    /// `gw1…` of the voters that have found it so.
+    pub offline_by: Vec<String>,
     /// Whether this gateway hears it now; always true of itself.
     pub connected: bool,
     /// Where it is connected.
@@ -439,6 +446,15 @@ pub enum Event {
         id: String,
         /// `added`, `changed`, `removed`.
         change: &'static str,
+    },
+    /// A gateway went offline or came back, on the record.
+    Gateway {
+        /// `gw1…`.
+        id: String,
+        /// `offline` or `online`.
+        change: &'static str,
+        /// In a sentence.
+        message: String,
     },
     /// The pairing window moved on.
     Pairing(PairingStatus),

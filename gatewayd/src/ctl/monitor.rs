@@ -68,6 +68,7 @@ fn print(event: &Value, output: &mut Output) -> Result<(), Failure> {
             text(event, "message"),
             event["seconds_left"]
         ),
+        Some("gateway") => format!("gateway {}: {}", text(event, "change"), text(event, "message")),
         Some("sensor") => format!("sensor {} {}", text(event, "id"), text(event, "change")),
         Some("state") => format!("state {} {}", text(event, "state"), text(event, "reasons")),
         Some("alert") => format!("ALERT {}: {}", text(event, "kind"), text(event, "message")),

@@ -89,6 +89,13 @@ impl Gateway {
         self.shown().online
     }
 
+    /// Time of the block since which it counts as offline, ms since 1970; 0 while it is online, or
+    /// when that is not known here.
+    #[zbus(property)]
+    fn offline_since(&self) -> u64 {
+        self.shown().offline_since_ms.unwrap_or(0)
+    }
+
     /// Whether this gateway hears it now; true of itself.
     #[zbus(property)]
     fn connected(&self) -> bool {
@@ -137,6 +144,9 @@ impl Gateway {
         }
         if old.online != new.online {
             self.online_changed(emitter).await?;
+        }
+        if old.offline_since_ms != new.offline_since_ms {
+            self.offline_since_changed(emitter).await?;
         }
         if old.connected != new.connected {
             self.connected_changed(emitter).await?;

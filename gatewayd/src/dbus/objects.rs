@@ -138,6 +138,10 @@ impl Objects {
                 }
                 Manager::event(&self.root, as_dict(&event)?).await
             }
+            Event::Gateway { .. } => {
+                self.list_gateways().await?;
+                Manager::event(&self.root, as_dict(&event)?).await
+            }
             Event::State { .. } | Event::Alert { .. } => {
                 Manager::event(&self.root, as_dict(&event)?).await
             }

@@ -12,9 +12,9 @@ use super::peer::{Limits, Peer};
 use super::registry::Registry;
 use super::shared::{Shared, Tally};
 use super::tls::{MemberKeys, Tls};
-use super::wire::Goodbye;
+use super::wire::{Goodbye, Kind};
 use super::{
-    AddressError, Answer, Bytes, Counters, DialError, Lane, Member, Parts, PeerStatus,
+    AddressError, Answer, Bytes, Counters, DialError, Lane, MAX_BEAT, Member, Parts, PeerStatus,
     RequestError, SendError, Session, StartError, dial, discovery, listen,
 };
 use crate::vault;
@@ -72,6 +72,7 @@ pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartEr
         tls,
         events: parts.events,
         incoming: parts.incoming,
+        beats: parts.beats,
         tally: Tally::default(),
         dial: Notify::new(),
         stop: watch::Sender::new(false),
@@ -127,6 +128,15 @@ impl Handle {
     pub fn send(&self, to: NodeId, lane: Lane, bytes: Vec<u8>) -> Result<(), SendError> {
         let registry = self.shared().registry();
         registry.link(&to).ok_or(SendError::NotConnected)?.outbox.push(lane, bytes.into())
+    }
+
+    /// Sends a sign of life to one member, before everything else. It is lost when the member is
+    /// not connected, or takes nothing.
+    pub fn beat(&self, to: NodeId, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= MAX_BEAT, "a beat is short");
+        if let Some(peer) = self.shared().registry().link(&to) {
+            peer.outbox.control(Kind::Beat, bytes);
+        }
     }
 
     /// Asks a connected member.

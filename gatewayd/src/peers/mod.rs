@@ -79,6 +79,19 @@ pub const MAX_CONSENSUS: usize = 128 * 1024;
 /// Longest request and longest answer, bytes.
 pub const MAX_REQUEST: usize = 1024 * 1024;
 
+/// Longest sign of life, bytes.
+pub const MAX_BEAT: usize = 64;
+
+/// A sign of life of a member, or its acknowledgement; unread. One that finds no place is lost:
+/// another comes soon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Who.
+    pub from: NodeId,
+    /// What it says, at most [`MAX_BEAT`] bytes.
+    pub bytes: Vec<u8>,
+}
+
 /// Who is at the other end of a connection, and of which connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -181,6 +194,8 @@ pub struct Parts {
     pub events: InboxSender,
     /// Where requests go; when it is full the asker is told *busy*.
     pub incoming: mpsc::Sender<Incoming>,
+    /// Where signs of life go.
+    pub beats: mpsc::Sender<Beat>,
     /// Where the addresses that were learned are kept; none: nowhere.
     pub data_dir: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use super::wire::{
     Assembler, Goodbye, HEAD, Head, Hello, Kind, MAX_PAYLOAD, Message, Outcome, Purpose, Role,
     WireError, write_answer, write_request,
 };
-use super::{Direction, Incoming, MAX_REQUEST, RequestError, Session};
+use super::{Beat, Direction, Incoming, MAX_REQUEST, RequestError, Session};
 use crate::clock;
 
 /// Longest wait for a goodbye to leave.
@@ -31,6 +31,9 @@ const MAX_ASKED: usize = 32;
 /// Requests of a member, and of a guest, that are worked on at the same time.
 const MAX_SERVED: usize = 32;
 const MAX_SERVED_GUEST: usize = 2;
+/// Signs of life of one member that are taken in a second: four times what the shortest
+/// `offline_after` asks for. More are lost, so that a loud member silences nobody.
+const MAX_BEATS: u32 = 32;
 /// Longest work on a request; the asker has given up by then.
 const SERVED_WITHIN: Duration = Duration::from_secs(120);
 /// Bounds of one connection.
@@ -256,7 +259,7 @@ impl Peer {
         mut budget: usize,
     ) -> Closed {
         let mut payload = vec![0; MAX_PAYLOAD];
-        let mut cost = 0;
+        let mut taken_in = TakenIn::default();
         loop {
             let frame = timeout(shared.limits.silent, next_frame(reader, &assembler, &mut payload));
             let head = match frame.await {
@@ -271,7 +274,7 @@ impl Peer {
             let Some(left) = budget.checked_sub(HEAD + length) else { return Closed::Bytes };
             budget = left;
             if head.kind == Kind::Bulk {
-                cost += length + FRAME_COST;
+                taken_in.cost += length + FRAME_COST;
                 let before = self.unread.fetch_add(length + FRAME_COST, Ordering::Relaxed);
                 if before + length + FRAME_COST > WINDOW {
                     return Closed::Credit;
@@ -284,7 +287,7 @@ impl Peer {
                 Ok(None) => continue,
                 Err(error) => return error.into(),
             };
-            if let Err(closed) = self.heard(message, shared, &mut cost) {
+            if let Err(closed) = self.heard(message, shared, &mut taken_in) {
                 return closed;
             }
         }
@@ -294,7 +297,7 @@ impl Peer {
         self: &Arc<Self>,
         message: Message,
         shared: &Arc<Shared>,
-        cost: &mut usize,
+        taken_in: &mut TakenIn,
     ) -> Result<(), Closed> {
         let node = self.session.node;
         match message {
@@ -307,12 +310,18 @@ impl Peer {
             }
             Message::Consensus(bytes) => shared.overrun(shared.events.consensus(node, bytes)),
             Message::Bulk(bytes) => {
-                let credit = Credit { peer: Arc::clone(self), bytes: std::mem::take(cost) };
+                let credit =
+                    Credit { peer: Arc::clone(self), bytes: std::mem::take(&mut taken_in.cost) };
                 shared.events.bulk(node, bytes, Box::new(credit));
             }
             Message::Addresses(told) => shared.told(&told),
             Message::Request { id, bytes } => self.serve(id, bytes, shared),
             Message::Answer { id, outcome, bytes } => self.calls.answered(id, outcome, bytes),
+            Message::Beat(bytes) if taken_in.beat(clock::boot_ms()) => {
+                // A full queue loses it: another comes soon.
+                let _ = shared.beats.try_send(Beat { from: node, bytes });
+            }
+            Message::Beat(_) => {}
             Message::Goodbye(goodbye) => return Err(Closed::Told(goodbye)),
             // The assembler lets it come first and never again.
             Message::Hello(_) => return Err(WireError::Forbidden.into()),
@@ -377,6 +386,26 @@ impl Peer {
         if u128::from(quiet) + 100 >= every.as_millis() {
             self.outbox.control(Kind::Ping, &now.to_be_bytes());
         }
+    }
+}
+
+/// What the reader of one connection counts.
+#[derive(Debug, Default)]
+struct TakenIn {
+    /// Credit of the message of bulk that is being read.
+    cost: usize,
+    second_ms: u64,
+    beats: u32,
+}
+
+impl TakenIn {
+    /// Whether one more sign of life is taken now.
+    fn beat(&mut self, now_ms: u64) -> bool {
+        if now_ms.saturating_sub(self.second_ms) >= 1_000 {
+            (self.second_ms, self.beats) = (now_ms, 0);
+        }
+        self.beats = self.beats.saturating_add(1);
+        self.beats <= MAX_BEATS
     }
 }
 

@@ -17,7 +17,7 @@ use super::peer::{Closed, Limits, Peer, greet, turn_away};
 use super::registry::{self, Claim, Registry};
 use super::tls::{MemberKeys, Tls, proven};
 use super::wire::{Assembler, Goodbye, Hello, Kind, MAX_PAYLOAD, Purpose, Role, write_addresses};
-use super::{Counters, Direction, Incoming, Member, PeerEvent, PeerStatus, Session};
+use super::{Beat, Counters, Direction, Incoming, Member, PeerEvent, PeerStatus, Session};
 
 /// What the tasks share.
 pub(super) struct Shared {
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) events: InboxSender,
     /// Requests for admission.
     pub(super) incoming: mpsc::Sender<Incoming>,
+    /// Signs of life.
+    pub(super) beats: mpsc::Sender<Beat>,
     /// What happened.
     pub(super) tally: Tally,
     /// Told when there may be somebody to dial.

@@ -13,7 +13,7 @@ use ledger::codec::Decode;
 use ledger::consensus::message::Message as Consensus;
 use ledger::ids::NodeId;
 
-use super::{MAX_CONSENSUS, MAX_REQUEST};
+use super::{MAX_BEAT, MAX_CONSENSUS, MAX_REQUEST};
 
 /// Bytes before a payload.
 pub(super) const HEAD: usize = 4;
@@ -67,6 +67,8 @@ pub(super) enum Kind {
     Request = 9,
     /// Its answer.
     Answer = 10,
+    /// A sign of life or its acknowledgement.
+    Beat = 11,
 }
 
 /// What the other end is to this one.
@@ -121,7 +123,7 @@ impl Head {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Hello,
         Self::Ping,
         Self::Pong,
@@ -132,6 +134,7 @@ impl Kind {
         Self::Bulk,
         Self::Request,
         Self::Answer,
+        Self::Beat,
     ];
 
     fn read(byte: u8) -> Option<Self> {
@@ -152,6 +155,7 @@ impl Kind {
             Self::Bulk => member.then_some(MAX_BULK),
             Self::Request => (role != Role::Asked).then_some(MAX_REQUEST + 4),
             Self::Answer => (role != Role::Asker).then_some(MAX_REQUEST + 5),
+            Self::Beat => member.then_some(MAX_BEAT),
         }
     }
 }
@@ -271,6 +275,7 @@ pub(super) enum Message {
     Bulk(Vec<u8>),
     Request { id: u32, bytes: Vec<u8> },
     Answer { id: u32, outcome: Outcome, bytes: Vec<u8> },
+    Beat(Vec<u8>),
 }
 
 const ADDRESS_BYTES: usize = 20 + 16 + 2;
@@ -302,12 +307,15 @@ fn read_addresses(bytes: &[u8]) -> Option<Vec<(NodeId, SocketAddr)>> {
     rest.is_empty().then(|| entries.iter().filter_map(read).collect())
 }
 
+/// Kinds whose messages may have several frames.
+const LONG: usize = 4;
+
 /// Joins the frames of one connection to messages.
 #[derive(Debug)]
 pub(super) struct Assembler {
     role: Role,
-    /// Unfinished messages of the kinds from [`Kind::Consensus`] on.
-    partial: [Vec<u8>; 4],
+    /// Unfinished messages of the kinds from [`Kind::Consensus`] to [`Kind::Answer`].
+    partial: [Vec<u8>; LONG],
 }
 
 impl Assembler {
@@ -352,7 +360,7 @@ impl Assembler {
 }
 
 fn slot(kind: Kind) -> Option<usize> {
-    (kind as usize).checked_sub(Kind::Consensus as usize)
+    (kind as usize).checked_sub(Kind::Consensus as usize).filter(|slot| *slot < LONG)
 }
 
 fn read_short(kind: Kind, bytes: &[u8]) -> Option<Message> {
@@ -366,6 +374,7 @@ fn read_short(kind: Kind, bytes: &[u8]) -> Option<Message> {
             let &[code] = bytes else { return None };
             Message::Goodbye(Goodbye::ALL.into_iter().find(|each| *each as u8 == code)?)
         }
+        Kind::Beat => Message::Beat(bytes.to_vec()),
         Kind::Consensus | Kind::Bulk | Kind::Request | Kind::Answer => return None,
     })
 }
@@ -485,7 +494,7 @@ mod tests {
     fn heads_that_are_none_are_refused() {
         let table: [(&str, [u8; 4]); 5] = [
             ("kind 0", [0, 1, 0, 0]),
-            ("kind 11", [11, 1, 0, 0]),
+            ("kind 12", [12, 1, 0, 0]),
             ("flag 2", [7, 2, 0, 1]),
             ("too long", [7, 1, 0xff, 0xff]),
             ("endless nothing", [7, 0, 0, 0]),
@@ -497,6 +506,18 @@ mod tests {
         for bytes in [*b"GET ", *b"SSH-", [22, 3, 1, 2]] {
             assert_eq!(Head::read(bytes), Err(WireError::Garbage));
         }
+    }
+
+    #[test]
+    fn a_beat_is_one_short_frame_of_a_member() {
+        let mut assembler = Assembler::new();
+        assembler.become_role(Role::Member);
+        let whole = assembler.take(&head(Kind::Beat, true, 3), b"abc");
+        assert_eq!(whole, Ok(Some(Message::Beat(b"abc".to_vec()))));
+        let long = assembler.check(&head(Kind::Beat, true, MAX_BEAT + 1));
+        assert_eq!(long, Err(WireError::TooLong));
+        let cut = assembler.check(&head(Kind::Beat, false, 3));
+        assert_eq!(cut, Err(WireError::Malformed));
     }
 
     #[test]

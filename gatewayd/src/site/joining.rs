@@ -144,6 +144,7 @@ impl Site {
         })?;
         let (events, inbox) = peers::inbox();
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
+        let (beats_in, beats) = mpsc::channel(INCOMING);
         let handle = peers::start(peers::Parts {
             signer: Arc::new(self.tpm.clone()),
             identity: identity_key(&info)?,
@@ -153,6 +154,7 @@ impl Site {
             interface: self.settings.peers.interface.clone(),
             events,
             incoming: incoming_in,
+            beats: beats_in,
             data_dir: None,
         })?;
         let newcomer = newcomer::Parts {
@@ -167,7 +169,7 @@ impl Site {
         };
         Ok(tokio::spawn(async move {
             // Nothing comes of members that a newcomer does not have; the ends are kept open.
-            let _ends = (inbox, incoming);
+            let _ends = (inbox, incoming, beats);
             newcomer::join(newcomer).await
         }))
     }

@@ -20,6 +20,9 @@ use crate::{ingest, ledger_task, sensors};
 /// Requests of other gateways that may wait; more are told that this one is busy.
 const INCOMING: usize = 64;
 
+/// Signs of life of other gateways that may wait; more are lost, and come again.
+const BEATS: usize = 1024;
+
 /// Ledger, buffer and sensors at work.
 pub struct Parts {
     /// The ledger's thread.
@@ -50,6 +53,8 @@ pub(super) struct Connected {
     pub(super) links: ledger_task::Links,
     /// For admission.
     pub(super) incoming: mpsc::Receiver<Incoming>,
+    /// For coordination.
+    pub(super) beats: mpsc::Receiver<peers::Beat>,
 }
 
 impl Site {
@@ -59,6 +64,7 @@ impl Site {
         let settings = self.settings.peers.clone();
         let (events, inbox) = peers::inbox();
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
+        let (beats_in, beats) = mpsc::channel(BEATS);
         let peers = peers::start(peers::Parts {
             signer: Arc::new(self.tpm.clone()),
             identity: identity_key(info)?,
@@ -68,9 +74,10 @@ impl Site {
             interface: settings.interface,
             events,
             incoming: incoming_in,
+            beats: beats_in,
             data_dir: Some(self.settings.data_dir.clone()),
         })?;
-        Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming })
+        Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming, beats })
     }
 
     /// Opens what is on the disk. Without a vote key nothing is signed; with a locked vault only

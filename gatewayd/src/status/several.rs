@@ -105,10 +105,12 @@ pub(super) fn warnings(gateways: &[GatewayInfo], around: &Around) -> Vec<String>
 /// What must be said of one gateway.
 fn warning(gateway: &GatewayInfo) -> Option<String> {
     let GatewayInfo { id, standing, reason, attestation, own, .. } = gateway;
+    let is_gone = !gateway.online;
     match (standing.as_str(), *attestation) {
         ("suspended" | "marked", _) => Some(format!("{id} is {standing}: {reason}")),
         // It left for good: that is history.
         ("revoked" | "candidate", _) => None,
+        _ if is_gone => Some(unreachable(gateway)),
         (_, "stale") => Some(format!(
             "the attestation of {id} is STALE: it still votes, and endorses nothing until it is \
              renewed"
@@ -117,6 +119,19 @@ fn warning(gateway: &GatewayInfo) -> Option<String> {
         (_, "unattested") if !own => Some(format!("{id} is UNATTESTED: its TPM is a software one")),
         _ => None,
     }
+}
+
+/// That a quorum has found a gateway offline: of this one, that it is coming back.
+fn unreachable(gateway: &GatewayInfo) -> String {
+    let GatewayInfo { id, own, offline_since, offline_by, .. } = gateway;
+    let since = offline_since.map_or(String::new(), |height| format!(" since height {height}"));
+    let by = match offline_by.as_slice() {
+        [] => String::new(),
+        voters => format!(", found so by {}", voters.join(", ")),
+    };
+    let word = if *own { "this gateway was found UNREACHABLE and is coming back" } else { id };
+    let is = if *own { "" } else { " is UNREACHABLE" };
+    format!("{word}{is}{since}{by}")
 }
 
 #[cfg(test)]
@@ -136,6 +151,9 @@ mod tests {
             attested_ms: None,
             voter: true,
             online: true,
+            offline_since: None,
+            offline_since_ms: None,
+            offline_by: vec![],
             connected: true,
             address: None,
             height: None,
@@ -168,6 +186,22 @@ mod tests {
             let words = endurance(members, voters, silent);
             assert!(words.starts_with(begin), "{members} {voters} {silent}: {words}");
         }
+    }
+
+    #[test]
+    fn who_was_found_offline_is_named_with_who_found_so() {
+        let mut gone = gateway("gw1b");
+        gone.online = false;
+        gone.attestation = "stale";
+        assert_eq!(warning(&gone).as_deref(), Some("gw1b is UNREACHABLE"));
+        gone.offline_since = Some(31);
+        gone.offline_by = vec!["gw1c".into(), "gw1d".into()];
+        let words = "gw1b is UNREACHABLE since height 31, found so by gw1c, gw1d";
+        assert_eq!(warning(&gone).as_deref(), Some(words));
+        gone.own = true;
+        assert!(warning(&gone).is_some_and(|words| words.contains("is coming back since height")));
+        gone.standing = "revoked".into();
+        assert_eq!(warning(&gone), None, "history");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod pack;
 mod reader;
+mod statements;
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use pack::{Entry, NodeBytes};
 pub use reader::{BufferReader, StoredReading};
+pub use statements::{StatementRow, Statements};
 
 /// Schema of this build; `PRAGMA user_version`.
 const SCHEMA_VERSION: i64 = 1;

@@ -63,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     of("consensus_message", ledger::consensus::message::fuzz),
     of("consensus_wal", ledger::consensus::wal::fuzz),
     of("admission", gatewayd::admission::messages::fuzz),
+    of("beat", gatewayd::coordination::fuzz),
     of("log_request", gatewayd::measurement_logs::fuzz),
     of("peer_frame", gatewayd::peers::fuzz),
     of("node_id", node_id),

@@ -11,12 +11,10 @@ use super::serving::{Reply, denied, refused, send};
 use super::{Member, Shared, now};
 use crate::admission::exchange::{Ask, AskError};
 use crate::admission::messages::{Challenge, Endorse, Request, Response};
+use crate::admission::quorum::{self, Answers, Question};
 use crate::control::{ControlError, Result};
 use crate::peers::{Incoming, RequestError, Session};
 use crate::vault;
-
-/// Longest wait for a signature of another voter.
-const ENDORSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait for a challenge or a verdict.
 pub(super) const ATTEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -50,7 +48,7 @@ impl Member {
             return send(reply, &denied(&denial));
         }
         let exporter = session.exporter;
-        self.beside(reply, move |shared| async move {
+        self.beside(session, reply, move |shared| async move {
             let none = || ControlError::Unavailable("this gateway cannot prove itself now".into());
             let attester = shared.attester.as_deref().ok_or_else(none)?;
             let tpm = |error: crate::admission::attester::AttesterError| {
@@ -111,48 +109,25 @@ impl Ask for Conversation {
     }
 }
 
-/// Asks voters to sign the same `digest`, all at once; those that do not answer or say no are left
-/// out, and so are those that sign something else: one wrong signature would void all others.
+/// Asks other voters to sign the same `digest`: see [`quorum::ask`].
 pub(super) async fn collect(
     shared: &Shared,
     voters: &[NodeId],
     asked: &Endorse,
     digest: &Hash,
 ) -> Result<Vec<QuorumSignature>> {
-    let keys = shared.ledger.view(|state| state.validator_set()).await?;
-    let request = Request::Endorse(asked.clone());
-    let mut asking = tokio::task::JoinSet::new();
-    for voter in voters.iter().filter(|voter| **voter != shared.gateway) {
-        let conversation = Conversation::new(shared.clone(), *voter, ENDORSE_TIMEOUT);
-        let (request, voter) = (request.clone(), *voter);
-        asking.spawn(async move {
-            match conversation.ask(&request).await {
-                Ok((Response::Endorsed { voter: signer, signature }, _)) if signer == voter => {
-                    Some(QuorumSignature { voter, signature })
-                }
-                Ok((other, _)) => {
-                    let voter = voter.to_gateway_string();
-                    tracing::debug!(voter, ?other, "does not sign");
-                    None
-                }
-                Err(error) => {
-                    let voter = voter.to_gateway_string();
-                    tracing::debug!(voter, %error, "does not answer");
-                    None
-                }
-            }
-        });
-    }
-    let mut signed = Vec::new();
-    while let Some(answer) = asking.join_next().await {
-        let Some(answer) = answer.ok().flatten() else { continue };
-        let good = |key| answer.verify(digest, key).is_ok();
-        if keys.vote_key(&answer.voter).is_some_and(good) {
-            signed.push(answer);
-        } else {
-            let voter = answer.voter.to_gateway_string();
-            tracing::warn!(voter, "signs something else than was asked");
-        }
-    }
-    Ok(signed)
+    Ok(answers(shared, voters, asked, digest).await?.signed)
+}
+
+/// As [`collect`], with what those answer who do not sign.
+pub(super) async fn answers(
+    shared: &Shared,
+    voters: &[NodeId],
+    asked: &Endorse,
+    digest: &Hash,
+) -> Result<Answers> {
+    let others: Vec<NodeId> =
+        voters.iter().filter(|voter| **voter != shared.gateway).copied().collect();
+    let question = Question { voters: &others, asked, digest, enough: usize::MAX };
+    quorum::ask(&shared.ledger, &shared.peers, question).await
 }

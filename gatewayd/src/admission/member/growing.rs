@@ -1,24 +1,27 @@
 //! Carries out what `membership` plans: signs blocks while this gateway has no vote, and when
 //! it is this voter's turn collects what `Activate` takes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ledger::crypto::verify_digest;
 use ledger::ids::{Hash, Height, NodeId};
 use ledger::policy::Policy;
 use ledger::store::Reader;
 use ledger::transaction::{Activate, Body, activate_digest, ready_digest};
+use ledger::validator_set::quorum_of;
 
-use super::asking::{ATTEST_TIMEOUT, Conversation, collect};
+use super::asking::{ATTEST_TIMEOUT, Conversation, answers};
 use super::serving::{Reply, denied, failed, send};
 use super::{Member, Shared};
 use crate::admission::endorsing::{Activation, sign_activation};
 use crate::admission::exchange::Ask;
 use crate::admission::membership::{
-    COLLECTORS, Plan, collector, heard, is_candidate, ready_height, wanted,
+    COLLECTORS, Plan, collector, heard, is_candidate, ready_height, to_leave_out, wanted,
 };
 use crate::admission::messages::{Endorse, Ready, Request, Response};
+use crate::admission::quorum::Answers;
 use crate::admission::verifier::Denial;
 use crate::clock;
 use crate::control::{ControlError, Result};
@@ -33,9 +36,30 @@ const COLLECT_AGAIN_MS: u64 = 3_000;
 /// The transport probes who is silent and shows it a little later: a shorter silence is none, ms.
 const SHOWN_WITHIN_MS: u32 = 15_000;
 
+/// Whom the others have not heard is left out of the steps for so long, ms.
+const LEFT_OUT_MS: u64 = 60_000;
+
+/// Gateways that are left out, and until when (boot time, ms).
+#[derive(Default, Clone)]
+struct LeftOut(Arc<Mutex<BTreeMap<NodeId, u64>>>);
+
+impl LeftOut {
+    fn add(&self, nodes: &[NodeId], now_ms: u64) {
+        let mut left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        left_out.retain(|_, until_ms| *until_ms > now_ms);
+        left_out.extend(nodes.iter().map(|node| (*node, now_ms.saturating_add(LEFT_OUT_MS))));
+    }
+
+    fn has(&self, node: &NodeId, now_ms: u64) -> bool {
+        let left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        left_out.get(node).is_some_and(|until_ms| *until_ms > now_ms)
+    }
+}
+
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Growing {
+    left_out: LeftOut,
     /// The blocks that were signed last, and when (boot time): the rounded one, and the tip.
     said: [Option<(Height, Hash, u64)>; 2],
     /// The tip of the last look.
@@ -169,19 +193,20 @@ impl Member {
     }
 
     fn plan(&mut self, votes: &Votes) {
-        let heard = self.heard_long_enough(&votes.policy);
+        let now_ms = clock::boot_ms();
+        let mut heard = self.heard_long_enough(&votes.policy);
+        heard.retain(|node| !self.growing.left_out.has(node, now_ms));
         let wanted = wanted(votes.policy.voters, votes.voters.len());
         let Some(plan) = self.readiness.plan(&heard, wanted) else { return };
-        let now_ms = clock::boot_ms();
         let soon = now_ms.saturating_sub(self.growing.collected_ms) < COLLECT_AGAIN_MS;
         if soon || self.growing.collecting.swap(true, Ordering::Relaxed) {
             return;
         }
         self.growing.collected_ms = now_ms;
         let (shared, done) = (self.shared.clone(), Arc::clone(&self.growing.collecting));
-        let voters = votes.voters.clone();
+        let (voters, left_out) = (votes.voters.clone(), self.growing.left_out.clone());
         self.tasks.spawn(async move {
-            match activate(&shared, &voters, plan).await {
+            match activate(&shared, &voters, plan, &left_out).await {
                 Ok(height) => tracing::info!(height, "the site has more voters"),
                 Err(error) => tracing::info!(%error, "no more voters yet"),
             }
@@ -202,8 +227,11 @@ impl Member {
             Err(error) => return failed(&error),
         };
         let heard = self.heard_long_enough(&policy);
-        if !nodes.iter().all(|node| heard.contains(node)) {
-            return denied(&Denial::NotThereYet);
+        // The collector goes on without whom too few have heard.
+        let missed: Vec<NodeId> =
+            nodes.iter().filter(|node| !heard.contains(node)).copied().collect();
+        if !missed.is_empty() {
+            return Response::NotHeard(missed);
         }
         match sign_own(&self.shared, Activation { height, hash, nodes }).await {
             Ok(signed) => Response::Endorsed { voter: signed.voter, signature: signed.signature },
@@ -224,19 +252,34 @@ async fn sign_own(
 }
 
 /// Collects the quorum and submits.
-async fn activate(shared: &Shared, voters: &[NodeId], plan: Plan) -> Result<u64> {
+async fn activate(
+    shared: &Shared,
+    voters: &[NodeId],
+    plan: Plan,
+    left_out: &LeftOut,
+) -> Result<u64> {
     let Plan { asked, nodes } = plan;
     let Activation { height, hash, nodes: ids } = asked.clone();
     let own = sign_own(shared, asked).await?;
     let (chain_id, era) = shared.ledger.view(|state| (state.chain_id(), state.era())).await?;
     let digest = activate_digest(&chain_id, era, height, &hash, &ids);
-    let endorse = Endorse::Activate { height, hash, nodes: ids };
-    let mut quorum = collect(shared, voters, &endorse, &digest).await?;
+    let endorse = Endorse::Activate { height, hash, nodes: ids.clone() };
+    let Answers { signed: mut quorum, others } = answers(shared, voters, &endorse, &digest).await?;
     quorum.push(own);
     quorum.sort_by_key(|signed| signed.voter);
-    let needed = voters.len() * 2 / 3 + 1;
+    let needed = quorum_of(voters.len());
     if quorum.len() < needed {
-        let what = format!("{} of {needed} voters have heard them", quorum.len());
+        let mut what = format!("{} of {needed} voters have heard them", quorum.len());
+        let missed = others.into_iter().filter_map(|(_, answer)| match answer {
+            Response::NotHeard(missed) => Some(missed),
+            _ => None,
+        });
+        let missed: Vec<_> = missed.chain(quorum.iter().map(|_| vec![])).collect();
+        let without = to_leave_out(&ids, &missed, needed);
+        left_out.add(&without, clock::boot_ms());
+        for node in &without {
+            what.push_str(&format!("; goes on without {}", node.to_gateway_string()));
+        }
         return Err(ControlError::Unavailable(what));
     }
     let body = Body::Activate(Activate { height, hash, nodes, quorum });

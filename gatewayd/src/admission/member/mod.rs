@@ -30,7 +30,7 @@ use ledger::codec::Encode;
 use ledger::crypto::{PublicKey, SigningKey};
 use ledger::genesis::Genesis;
 use ledger::ids::{ChainId, Hash, NodeId};
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::attester::Attester;
@@ -41,8 +41,8 @@ use super::messages::Label;
 use super::verifier::{Introduced, Now, Trust, Verifier};
 use crate::clock;
 use crate::control::{AdmissionInfo, AttestationInfo, CommittedInfo, ControlError, Event, Result};
-use crate::ledger_task;
-use crate::peers::{self, Incoming};
+use crate::peers::{self, Incoming, Session};
+use crate::{coordination, ledger_task};
 
 /// How often the task looks at what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -53,8 +53,11 @@ const ASKS: usize = 16;
 /// Requests that this gateway makes of itself and may wait: a renewal and a call, one at a time.
 const OWN: usize = 4;
 
-/// Long jobs for others at a time: proofs from the store, transactions, evidence of the TPM.
+/// Long jobs for members at a time: proofs from the store, transactions, evidence of the TPM.
 const JOBS: usize = 8;
+
+/// The same for guests: whatever they send, members find a place.
+const JOBS_OF_GUESTS: usize = 2;
 
 /// Longest wait for an answer of management's; a renewal takes some seconds.
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,6 +83,8 @@ pub struct Parts {
     pub ledger: ledger_task::Handle,
     /// Connections to other members.
     pub peers: peers::Handle,
+    /// Who is there: signs that a gateway is silent.
+    pub liveness: coordination::Handle,
     /// Requests of members and guests.
     pub incoming: mpsc::Receiver<Incoming>,
     /// Data folder: proofs are made from the store.
@@ -170,7 +175,8 @@ pub fn start(asks: Asks, parts: Parts) {
         data_dir: parts.data_dir.into(),
         events: parts.events,
         own: own_in,
-        jobs: Arc::new(Semaphore::new(JOBS)),
+        jobs: Jobs::default(),
+        liveness: parts.liveness,
         snapshots: snapshots::Snapshots::default(),
     };
     let keys = Keys { tpm, identity, vote_key, logs, label: None, next_ms: 0 };
@@ -189,6 +195,28 @@ struct Keys {
     next_ms: u64,
 }
 
+/// Places for long jobs, those of guests apart.
+#[derive(Clone)]
+struct Jobs {
+    members: Arc<Semaphore>,
+    guests: Arc<Semaphore>,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { members: places(JOBS), guests: places(JOBS_OF_GUESTS) }
+    }
+}
+
+impl Jobs {
+    /// A place for a job of this session; none: too much runs already.
+    fn place(&self, session: &Session) -> Option<OwnedSemaphorePermit> {
+        let places = if session.member { &self.members } else { &self.guests };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
 /// What jobs beside the task use; cheap to clone.
 #[derive(Clone)]
 struct Shared {
@@ -204,7 +232,8 @@ struct Shared {
     events: broadcast::Sender<Event>,
     /// This gateway asks itself like everybody else, where it is one of the voters.
     own: mpsc::Sender<Incoming>,
-    jobs: Arc<Semaphore>,
+    jobs: Jobs,
+    liveness: coordination::Handle,
     snapshots: snapshots::Snapshots,
 }
 

@@ -48,7 +48,9 @@ impl Member {
 
     async fn respond(&mut self, session: &Session, request: Request, reply: Reply) -> Result<()> {
         match request {
-            Request::Head(anchor) => self.beside(reply, move |shared| head(shared, anchor)),
+            Request::Head(anchor) => {
+                self.beside(session, reply, move |shared| head(shared, anchor))
+            }
             Request::Join(introduction) => {
                 self.introduced(session, Purpose::Admit, &introduction, reply).await?;
             }
@@ -61,7 +63,7 @@ impl Member {
                     Some(facts) => self.verifier.step(now(), session, &facts, Input::Log(&part)),
                     None => vec![Effect::Reply(denied(&Denial::NoChallenge))],
                 };
-                self.act(effects, reply).await;
+                self.act(session, effects, reply).await;
             }
             Request::Evidence(answer) => self.evidence(session, &answer, reply).await?,
             Request::Admit(admit) => self.submit(session, &admit, reply),
@@ -92,7 +94,7 @@ impl Member {
             }
             Err(denial) => self.verifier.refuse_introduction(now(), session, &denial),
         };
-        self.act(effects, reply).await;
+        self.act(session, effects, reply).await;
         Ok(())
     }
 
@@ -112,7 +114,7 @@ impl Member {
         }
         let input = Input::Evidence { answer, trust: &self.trust, fresh: fresh()? };
         let effects = self.verifier.step(now(), session, &facts, input);
-        self.act(effects, reply).await;
+        self.act(session, effects, reply).await;
         Ok(())
     }
 
@@ -134,7 +136,7 @@ impl Member {
     }
 
     /// Carries effects out; the answer among them is sent.
-    async fn act(&mut self, effects: Vec<Effect>, reply: Reply) {
+    async fn act(&mut self, session: &Session, effects: Vec<Effect>, reply: Reply) {
         let mut reply = Some(reply);
         for effect in effects {
             match effect {
@@ -149,17 +151,17 @@ impl Member {
                         send(reply, &response);
                     }
                 }
-                Effect::Record { node, reason } => self.record(node, &reason),
+                Effect::Record { node, reason } => self.record(session, node, &reason),
                 Effect::Failed(statement) => self.alert_failed(&statement),
             }
         }
     }
 
     /// Records a refusal; the ledger's own limit may say no.
-    fn record(&mut self, node: NodeId, reason: &str) {
+    fn record(&mut self, session: &Session, node: NodeId, reason: &str) {
         let name = node.to_gateway_string();
         tracing::warn!(gateway = name, reason, "refused");
-        let Ok(permit) = self.shared.jobs.clone().try_acquire_owned() else { return };
+        let Some(permit) = self.shared.jobs.place(session) else { return };
         let (ledger, reason) = (self.shared.ledger.clone(), fitting(reason));
         self.tasks.spawn(async move {
             let _permit = permit;
@@ -178,7 +180,7 @@ impl Member {
             Ok(_) => return send(reply, &denied(&Denial::AnotherIdentity)),
             Err(_) => return send(reply, &denied(&Denial::Malformed("admission"))),
         };
-        self.beside(reply, move |shared| async move {
+        self.beside(session, reply, move |shared| async move {
             let body = Body::Admit(Box::new(admit));
             let done = shared.ledger.propose(move |_| Ok(body)).await?;
             let detail = words(&format!("a member since block {}", done.height));
@@ -244,19 +246,28 @@ impl Member {
             Endorse::Activate { height, hash, nodes } => {
                 self.sign_activation(height, hash, nodes).await
             }
-            // Liveness statements are another part's.
-            Endorse::Offline { .. } => refused("this gateway states nothing about liveness"),
+            Endorse::Offline { node, liveness_epoch } => {
+                self.beside(session, reply, move |shared| async move {
+                    let signed = shared.liveness.sign(node, liveness_epoch).await?;
+                    Ok(Response::Endorsed { voter: signed.voter, signature: signed.signature })
+                });
+                return Ok(());
+            }
         };
         send(reply, &response);
         Ok(())
     }
 
     /// Runs what takes long beside the task; when too much runs already, the asker is to wait.
-    pub(super) fn beside<F>(&mut self, reply: Reply, job: impl FnOnce(Shared) -> F)
-    where
+    pub(super) fn beside<F>(
+        &mut self,
+        session: &Session,
+        reply: Reply,
+        job: impl FnOnce(Shared) -> F,
+    ) where
         F: Future<Output = Result<Response>> + Send + 'static,
     {
-        let Ok(permit) = self.shared.jobs.clone().try_acquire_owned() else {
+        let Some(permit) = self.shared.jobs.place(session) else {
             return send(reply, &denied(&Denial::Busy));
         };
         let job = job(self.shared.clone());

@@ -29,7 +29,7 @@ impl Member {
             Ok(Message::SnapshotRequest(request)) => request,
             _ => return send(reply, &denied(&Denial::Malformed("question about a snapshot"))),
         };
-        self.beside(reply, move |shared| async move {
+        self.beside(session, reply, move |shared| async move {
             let (snapshots, dir) = (shared.snapshots, shared.data_dir);
             let work = move || answer(&snapshots, &dir, &request);
             let done = tokio::task::spawn_blocking(work).await;

@@ -7,9 +7,11 @@ use ledger::crypto::Signature;
 use ledger::ids::{Hash, Height, NodeId};
 use ledger::proof::MAX_PROOF;
 
-use super::codec::{Bytes, wire};
+use super::codec::{Bytes, ascending, wire};
 use super::parts::{ClaimWords, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words, profile};
-use super::{EvidenceRequest, Introduction, MAX_DOCUMENT, MAX_REQUEST, MAX_SNAPSHOT_PART};
+use super::{
+    EvidenceRequest, Introduction, MAX_DOCUMENT, MAX_NODES, MAX_REQUEST, MAX_SNAPSHOT_PART,
+};
 
 /// Longest genesis record, in bytes.
 const MAX_GENESIS: usize = 16 * 1024;
@@ -51,6 +53,9 @@ pub enum Response {
     Evidence(Box<EvidenceRequest>),
     /// 13: A document of the policy; its SHA-256 is what was asked for.
     Document(Bytes<MAX_DOCUMENT>),
+    /// 14: Not signed: of the gateways that would vote, these were not heard for long enough here;
+    /// ascending, never none.
+    NotHeard(Vec<NodeId>),
 }
 
 /// A member's record as far as a newcomer needs it to know that it is at the right site.
@@ -217,6 +222,7 @@ impl Encode for Response {
             Self::Introduction(introduction) => encoder.uint(11).value(&**introduction),
             Self::Evidence(evidence) => encoder.uint(12).value(&**evidence),
             Self::Document(document) => encoder.uint(13).value(document),
+            Self::NotHeard(nodes) => encoder.uint(14).list(nodes),
         };
     }
 }
@@ -244,6 +250,7 @@ impl Decode for Response {
             11 => Self::Introduction(Box::new(Introduction::decode(decoder)?)),
             12 => Self::Evidence(Box::new(EvidenceRequest::decode(decoder)?)),
             13 => Self::Document(Bytes::decode(decoder)?),
+            14 => Self::NotHeard(ascending(decoder, "nodes", MAX_NODES)?),
             _ => return Err(DecodeError::Invalid("response number")),
         })
     }

@@ -116,6 +116,7 @@ fn responses() -> Vec<Response> {
         Response::Introduction(introduction()),
         Response::Evidence(evidence()),
         Response::Document(bytes(1, 5)),
+        Response::NotHeard(vec![NodeId([1; 20]), NodeId([2; 20])]),
     ]
 }
 
@@ -150,7 +151,7 @@ fn numbers_are_all_different_and_none_is_left_out() {
     let sent = numbers(&mut requests().iter().map(Encode::to_bytes));
     assert_eq!(sent, (1..=13).collect::<Vec<_>>());
     let answered = numbers(&mut responses().iter().map(Encode::to_bytes));
-    assert_eq!(answered, (1..=13).collect::<Vec<_>>());
+    assert_eq!(answered, (1..=14).collect::<Vec<_>>());
 }
 
 #[test]

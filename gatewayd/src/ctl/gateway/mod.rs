@@ -131,8 +131,17 @@ async fn whole_id(gateway: &str, session: &Session) -> Result<String, Failure> {
 fn list(gateways: Vec<Value>, output: &mut Output) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = gateways.iter().map(row).collect();
     output.value(&Value::Array(gateways))?;
-    let heading =
-        ["STANDING", "ATTESTATION", "VOTER", "CONNECTED", "HEIGHT", "LABEL", "MEMBER SINCE", "ID"];
+    let heading = [
+        "STANDING",
+        "ATTESTATION",
+        "VOTER",
+        "ONLINE",
+        "CONNECTED",
+        "HEIGHT",
+        "LABEL",
+        "MEMBER SINCE",
+        "ID",
+    ];
     Ok(output.table(&heading, &rows, "no gateways yet: `gatewayctl site init` founds a site")?)
 }
 
@@ -142,6 +151,7 @@ fn row(gateway: &Value) -> Vec<String> {
         text(gateway, "standing"),
         text(gateway, "attestation"),
         yes_no(&gateway["voter"]),
+        online_word(gateway),
         yes_no(&gateway["connected"]),
         text(gateway, "height"),
         text(gateway, "label"),
@@ -166,7 +176,7 @@ fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Not proven", plain(&appraisal["warnings"])),
         ("Renewal", text(appraisal, "renewal")),
         ("Voter", yes_no(&gateway["voter"])),
-        ("Online", yes_no(&gateway["online"])),
+        ("Online", online(gateway)),
         ("Connected", yes_no(&gateway["connected"])),
         ("Address", text(gateway, "address")),
         ("Height", text(gateway, "height")),
@@ -182,6 +192,55 @@ fn show(gateway: &Value, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether the record counts a gateway as online, for a column.
+fn online_word(gateway: &Value) -> String {
+    match local_time(gateway, "offline_since_ms").as_str() {
+        "" => yes_no(&gateway["online"]),
+        since => format!("no, since {since}"),
+    }
+}
+
+/// The same as a sentence: since when it is not, and who found so.
+fn online(gateway: &Value) -> String {
+    if gateway["online"] == Value::Bool(true) {
+        return "yes".into();
+    }
+    let mut words = "no: UNREACHABLE".to_owned();
+    if gateway["offline_since"].is_u64() {
+        let (since, height) =
+            (local_time(gateway, "offline_since_ms"), text(gateway, "offline_since"));
+        words.push_str(&format!(" since {since} (height {height})"));
+    }
+    let by = plain(&gateway["offline_by"]);
+    if !by.is_empty() {
+        words.push_str(&format!(", found so by {by}"));
+    }
+    words
+}
+
 fn yes_no(value: &Value) -> String {
     if *value == Value::Bool(true) { "yes" } else { "no" }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn who_is_offline_is_said_with_time_and_voters() {
+        assert_eq!(online(&json!({"online": true})), "yes");
+        assert_eq!(online(&json!({"online": false})), "no: UNREACHABLE");
+        let gone = json!({
+            "online": false,
+            "offline_since": 31,
+            "offline_since_ms": 1_000_000,
+            "offline_by": ["gw1a", "gw1b"],
+        });
+        let words = online(&gone);
+        assert!(words.contains("(height 31)"), "{words}");
+        assert!(words.contains("gw1a") && words.contains("gw1b"), "{words}");
+        assert!(online_word(&gone).starts_with("no, since "), "{}", online_word(&gone));
+        assert_eq!(online_word(&json!({"online": false})), "no");
+    }
 }

@@ -287,3 +287,21 @@ async fn a_member_that_reads_nothing_holds_up_nobody() {
     }
     first.connected(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_arrive_and_a_flood_of_them_is_cut() {
+    let (first, mut second) = pair().await;
+    first.handle.beat(second.node, b"here");
+    let beat = tokio::time::timeout(PATIENCE, second.beats.recv()).await.unwrap().unwrap();
+    assert_eq!(beat, crate::peers::Beat { from: first.node, bytes: b"here".to_vec() });
+    // Who is not connected loses it, and nobody waits.
+    first.handle.beat(member(9).node, b"here");
+    for _ in 0..10 {
+        (0..20).for_each(|_| first.handle.beat(second.node, b"flood"));
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    first.handle.publish(Lane::Consensus, b"vote".to_vec());
+    while !matches!(second.event().await, PeerEvent::Frame { .. }) {}
+    let taken = std::iter::from_fn(|| second.beats.try_recv().ok()).count();
+    assert!((1..=100).contains(&taken), "{taken} of 200 were taken");
+}

@@ -17,7 +17,9 @@ use tokio_rustls::client::TlsStream;
 use crate::peers::handle::start_with;
 use crate::peers::peer::Limits;
 use crate::peers::tls::{MemberKeys, Tls, no_name};
-use crate::peers::{Counters, Handle, Inbox, Incoming, Member, Parts, PeerEvent, Signer, inbox};
+use crate::peers::{
+    Beat, Counters, Handle, Inbox, Incoming, Member, Parts, PeerEvent, Signer, inbox,
+};
 
 /// Longest wait for what must happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,6 +74,7 @@ pub(super) struct Gateway {
     pub(super) handle: Handle,
     pub(super) events: Inbox,
     pub(super) incoming: mpsc::Receiver<Incoming>,
+    pub(super) beats: mpsc::Receiver<Beat>,
     pub(super) node: NodeId,
     pub(super) key: Arc<SoftKey>,
 }
@@ -92,6 +95,7 @@ impl Plan {
     pub(super) fn start(self) -> Gateway {
         let key = SoftKey::new(self.number);
         let ((events_in, events), (incoming_in, incoming)) = (inbox(), mpsc::channel(16));
+        let (beats_in, beats) = mpsc::channel(128);
         let parts = Parts {
             signer: Arc::clone(&key) as _,
             identity: key.public(),
@@ -101,11 +105,12 @@ impl Plan {
             interface: None,
             events: events_in,
             incoming: incoming_in,
+            beats: beats_in,
             data_dir: self.data_dir,
         };
         let handle = start_with(parts, self.limits).unwrap();
         let node = NodeId::of_key(&key.public());
-        Gateway { handle, events, incoming, node, key }
+        Gateway { handle, events, incoming, beats, node, key }
     }
 }
 

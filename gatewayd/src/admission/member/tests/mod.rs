@@ -29,7 +29,7 @@ use crate::identity::identity_key;
 use crate::peers::{self, Incoming};
 use crate::vault::Vault;
 use crate::vote_keys::Keeper;
-use crate::{clock, ingest, ledger_task};
+use crate::{clock, coordination, ingest, ledger_task};
 
 fn operator() -> SigningKey {
     SigningKey::from_bytes(&[9; 32]).unwrap()
@@ -140,6 +140,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
     let opened = ingest::open(&buffer, context, limits, events.clone()).unwrap();
     let (incoming, requests) = mpsc::channel(16);
     let (frames, frames_out) = peers::inbox();
+    let (beats_in, beats) = mpsc::channel(128);
     let peers = peers::start(peers::Parts {
         signer,
         identity,
@@ -149,6 +150,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         interface: None,
         events: frames,
         incoming: incoming.clone(),
+        beats: beats_in,
         data_dir: None,
     })
     .unwrap();
@@ -168,6 +170,17 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         stopped,
     };
     ledger_task::start(inbox, parts).unwrap();
+    let (liveness, liveness_asks) = coordination::channel();
+    let watched = coordination::Parts {
+        gateway,
+        tpm: tpm.clone(),
+        ledger: ledger.clone(),
+        peers: peers.clone(),
+        beats,
+        data_dir: dir.path().to_owned(),
+        events: events.clone(),
+    };
+    coordination::start(liveness_asks, watched);
     let (admission, asks) = channel();
     let parts = Parts {
         genesis: Arc::new(genesis.clone()),
@@ -178,6 +191,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         logs: MachineLogs::default(),
         ledger: ledger.clone(),
         peers: peers.clone(),
+        liveness,
         incoming: requests,
         data_dir: dir.path().to_owned(),
         events,
@@ -215,4 +229,23 @@ impl Gateway {
     fn address(&self) -> String {
         format!("127.0.0.1:{}", self.peers.port())
     }
+}
+
+/// However many jobs guests want done, members find their places; and the other way round.
+#[test]
+fn guests_have_a_share_of_their_own() {
+    let session = |member| peers::Session {
+        node: NodeId([1; 20]),
+        identity: operator().public_key(),
+        exporter: [0; 32],
+        member,
+        remote: ([192, 0, 2, 1], 7447).into(),
+    };
+    let jobs = super::Jobs::default();
+    let guests: Vec<_> = std::iter::from_fn(|| jobs.place(&session(false))).collect();
+    assert_eq!(guests.len(), super::JOBS_OF_GUESTS);
+    let members: Vec<_> = std::iter::from_fn(|| jobs.place(&session(true))).collect();
+    assert_eq!(members.len(), super::JOBS, "guests took none of theirs");
+    drop(guests);
+    assert!(jobs.place(&session(false)).is_some() && jobs.place(&session(true)).is_none());
 }

@@ -11,6 +11,8 @@
 //! join.cbor        what to join, until genesis.cbor is there
 //! attest-again     height from which it must be attested before it votes, after a rollback
 //! founding         start counter at founding, until the ledger's store has been made
+//! tpm.moved        where the TPM is, while the configuration still names the one before
+//! upgrade/         moves to another TPM that wait for the operator (`crate::upgrade`)
 //! ```
 //!
 //! Calls of this module block (TPM, disk); run them off the event loop.
@@ -77,6 +79,16 @@ pub enum IdentityError {
     /// What was asked for is not possible.
     #[error("{0}")]
     Invalid(&'static str),
+    /// It would be wrong to do, and why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl IdentityError {
+    /// Whether the TPM is away: later it may be there.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Tpm(error) if error.is_absence())
+    }
 }
 
 /// Where the identity is.
@@ -112,6 +124,48 @@ impl Folder {
     /// Folder of the TPM's key blobs.
     pub fn tpm(&self) -> PathBuf {
         self.0.join("tpm")
+    }
+
+    /// A folder in this one, which need not be there.
+    pub(crate) fn inside(&self, name: &str) -> Self {
+        Self(self.0.join(name))
+    }
+
+    /// Whether it is there.
+    pub(crate) fn exists(&self) -> bool {
+        self.0.exists()
+    }
+
+    /// Makes it.
+    pub(crate) fn made(self) -> Result<Self, IdentityError> {
+        Self::at(&self.0)
+    }
+
+    /// Removes it with all that is in it; what cannot be removed is of no use to anybody.
+    pub(crate) fn discard(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "it stays");
+        }
+    }
+
+    /// Where the TPM of this identity is: as configured, unless the identity has moved since that
+    /// was written.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn tpm_address(&self, configured: &str) -> Result<String, IdentityError> {
+        let moved = self.read("tpm.moved")?.unwrap_or_default();
+        let moved = String::from_utf8_lossy(&moved);
+        Ok(match moved.split_once('\n') {
+            Some((before, now)) if before == configured => now.to_owned(),
+            _ => configured.to_owned(),
+        })
+    }
+
+    /// The identity is in the TPM at `now`. That holds while the configuration names the one
+    /// `before`: what is configured afterwards counts.
+    pub(crate) fn tpm_is_at(&self, before: &str, now: &str) -> Result<(), IdentityError> {
+        self.write("tpm.moved", format!("{before}\n{now}").as_bytes())
     }
 
     /// The site's genesis record, if there is a site.
@@ -283,13 +337,7 @@ impl Folder {
     /// [`IdentityError`]; [`TpmError::AnotherTpm`] when it is not the TPM of `create`.
     pub fn unlock(&self, tpm: &Tpm) -> Result<Unlocked, IdentityError> {
         let info = tpm.load_identity()?;
-        let sealed = self.must_read("storage.sealed")?;
-        let key = tpm.unseal(&sealed)?;
-        let key: &[u8; KEY_LEN] = key
-            .as_slice()
-            .try_into()
-            .map_err(|_| IdentityError::Invalid("the storage key has the wrong length"))?;
-        let vault = Arc::new(Vault::new(key));
+        let vault = Arc::new(Vault::new(&*self.storage_key(tpm)?));
         let vote = match self.read("vote.sealed")? {
             Some(sealed) => Some(self.open_key(&vault, "vote.sealed", &sealed)?),
             None => None,
@@ -297,6 +345,14 @@ impl Folder {
         let next_vote = self.kept_next_vote_key(&vault)?;
         let silent_from = self.attest_from()?;
         Ok(Unlocked { info, vault, vote, next_vote, silent_from })
+    }
+
+    /// The storage key, as the TPM gives it back.
+    pub(crate) fn storage_key(&self, tpm: &Tpm) -> Result<Zeroizing<[u8; KEY_LEN]>, IdentityError> {
+        let key = tpm.unseal(&self.must_read("storage.sealed")?)?;
+        let key = key.as_slice().try_into();
+        key.map(Zeroizing::new)
+            .map_err(|_| IdentityError::Invalid("the storage key has the wrong length"))
     }
 
     /// Destroys the vote key: an older copy of the disk was put back, and what the key has signed
@@ -390,7 +446,11 @@ impl Folder {
         Ok(Vault::new(&key))
     }
 
-    fn keep_vote_key(&self, vault: &Vault, key: &SigningKey) -> Result<(), IdentityError> {
+    pub(crate) fn keep_vote_key(
+        &self,
+        vault: &Vault,
+        key: &SigningKey,
+    ) -> Result<(), IdentityError> {
         self.keep(vault, "vote.sealed", key)
     }
 
@@ -422,14 +482,14 @@ impl Folder {
         SigningKey::from_bytes(secret).map_err(|_| damaged(OpenError))
     }
 
-    fn must_read(&self, name: &str) -> Result<Vec<u8>, IdentityError> {
+    pub(crate) fn must_read(&self, name: &str) -> Result<Vec<u8>, IdentityError> {
         self.read(name)?.ok_or_else(|| IdentityError::Io {
             path: self.0.join(name),
             error: io::ErrorKind::NotFound.into(),
         })
     }
 
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
         let path = self.0.join(name);
         let read = |path: &Path| {
             let mut bytes = Vec::new();
@@ -444,7 +504,7 @@ impl Folder {
     }
 
     /// All or nothing: a new file is synced and takes the name, then the folder is synced.
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
         let path = self.0.join(name);
         let new = self.0.join(format!("{name}.new"));
         let done = (|| {
@@ -459,7 +519,7 @@ impl Folder {
         done.map_err(|error| IdentityError::Io { path, error })
     }
 
-    fn remove(&self, name: &str) -> Result<(), IdentityError> {
+    pub(crate) fn remove(&self, name: &str) -> Result<(), IdentityError> {
         let path = self.0.join(name);
         match std::fs::remove_file(&path).and_then(|()| sync(&self.0)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -532,7 +592,7 @@ pub fn normalized(signature: [u8; 64]) -> Result<Signature, IdentityError> {
         .map_err(|_| IdentityError::Invalid("the TPM gave a malformed signature"))
 }
 
-fn new_key() -> Result<SigningKey, IdentityError> {
+pub(crate) fn new_key() -> Result<SigningKey, IdentityError> {
     // A random string is a valid P-256 scalar but for one case in 2^32.
     loop {
         let secret = Zeroizing::new(random::<32>()?);

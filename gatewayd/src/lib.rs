@@ -26,6 +26,7 @@ pub mod site;
 pub mod status;
 pub mod store;
 pub mod systemd;
+mod upgrade;
 pub mod vault;
 pub mod vendors;
 mod vote_keys;

@@ -63,6 +63,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         state: bus_in,
     };
     let site = Site {
+        configured_tpm: settings.tcti.clone(),
         settings,
         tpm,
         requests: inbox,

@@ -30,7 +30,7 @@ use crate::control::{
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
-use crate::{coordination, ingest, ledger_task, peers, sensors, vote_keys};
+use crate::{coordination, ingest, ledger_task, peers, sensors, upgrade, vote_keys};
 
 use behind::{Successor, fetched};
 use counting::Counting;
@@ -108,6 +108,8 @@ pub struct Site {
     pub settings: Settings,
     /// The TPM's thread.
     pub tpm: Tpm,
+    /// The TPM that the configuration names; the identity may have moved since.
+    pub configured_tpm: String,
     /// Requests.
     pub requests: mpsc::Receiver<Request>,
     /// Where status is shown.
@@ -213,6 +215,12 @@ impl Site {
         }
         loop {
             let genesis = self.genesis().await;
+            if let Err(error) = self.follow_identity().await {
+                tracing::error!(error = format!("{error:#}"), "the identity cannot be moved");
+                self.show(DaemonState::Degraded, vec![format!("{error:#}")], None);
+                self.wait(TPM_RETRY, false).await;
+                continue;
+            }
             let unlocked = self.unlock(&genesis, listening).await;
             self.end(listening.take()).await;
             match self.start(genesis, unlocked, counted).await {
@@ -224,6 +232,24 @@ impl Site {
                 }
             }
         }
+    }
+
+    /// Takes the identity that the record names, in another TPM perhaps, and goes over to that TPM.
+    async fn follow_identity(&mut self) -> anyhow::Result<()> {
+        let (folder, tpm) = (self.folder()?, self.tpm.clone());
+        let (dir, configured) = (self.settings.data_dir.clone(), self.configured_tpm.clone());
+        let before = self.settings.tcti.clone();
+        let follow = move || {
+            upgrade::settle(&folder, &dir, &configured)?;
+            let now = folder.tpm_address(&configured)?;
+            if now != before {
+                tpm.move_to(&now, folder.tpm())?;
+            }
+            anyhow::Ok(now)
+        };
+        let now = self.attended("the identity is being looked up", follow).await;
+        self.settings.tcti = now.unwrap_or_else(|| anyhow::bail!(BROKEN))?;
+        Ok(())
     }
 
     async fn genesis(&mut self) -> Genesis {
@@ -481,6 +507,8 @@ impl Site {
         let (mut fetching, mut counting) = (None, Counting::new(&running));
         let mut behind = running.ledger.behind();
         let mut regained = std::pin::pin!(self.regained(&running));
+        let adopting = upgrade::adopt(running.ledger.clone(), running.gateway);
+        let mut adopting = std::pin::pin!(adopting);
         loop {
             tokio::select! {
                 () = &mut regained => {
@@ -499,6 +527,7 @@ impl Site {
                     let broke = || "a thread of the record or the buffer broke".into();
                     return Stop::Failed(why.unwrap_or_else(broke));
                 }
+                never = &mut adopting => match never {},
                 seen = look.next(&self.tpm, &running.identity) => tpm = seen,
                 Some(snapshot) = fetched(&mut fetching) => {
                     if let Some(successor) = Successor::of(snapshot, &running).await {
@@ -517,6 +546,13 @@ impl Site {
             counting.look(&self.settings.data_dir, &self.tpm, tip.borrow().voters);
             let mut status = status::compose(&running, &tpm, &self.settings).await;
             behind::describe(fetching.as_ref(), &mut status);
+            if self.settings.tcti != self.configured_tpm {
+                status.warnings.push(format!(
+                    "this gateway's identity is in the TPM {}, and the configuration still names \
+                     {}: set tpm.tcti",
+                    self.settings.tcti, self.configured_tpm
+                ));
+            }
             self.publish(status);
         }
     }
@@ -587,7 +623,9 @@ impl From<IdentityError> for ControlError {
                 Self::AlreadyInitialised(error.to_string())
             }
             IdentityError::Tpm(_) => Self::Tpm(error.to_string()),
-            IdentityError::SoftwareTpm(_) => Self::Refused(error.to_string()),
+            IdentityError::SoftwareTpm(_) | IdentityError::Refused(_) => {
+                Self::Refused(error.to_string())
+            }
             IdentityError::Invalid(_) => Self::InvalidArgument(error.to_string()),
             IdentityError::Io { .. } | IdentityError::Sealed { .. } | IdentityError::Genesis(_) => {
                 Self::Storage(error.to_string())

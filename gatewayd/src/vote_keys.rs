@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::tpm::Tpm;
-use ledger::crypto::SigningKey;
+use ledger::crypto::{PublicKey, SigningKey};
 use ledger::ids::NodeId;
 use ledger::store::Reader;
 use ledger::transaction::{Body, Draft, RotateKey, Transaction};
@@ -50,19 +50,25 @@ pub(crate) async fn record_with_identity(
     ledger.submit(signed.map_err(broke)?.map_err(ControlError::from)?).await
 }
 
-/// Gives this gateway a new vote key; returns when it is on the record and the old one is gone.
+/// Gives this gateway a new vote key; returns when it is on the record and the old one is gone,
+/// with its public half.
 ///
 /// # Errors
 /// The gateway is no member, the TPM does not sign, the disk is full, no block in time: then the
 /// old key goes on, and the same successor is used at the next try.
-pub(crate) async fn rotate(running: &Running, tpm: &Tpm, folder: Folder) -> Result<Done> {
+pub(crate) async fn rotate(
+    running: &Running,
+    tpm: &Tpm,
+    folder: Folder,
+) -> Result<(Done, PublicKey)> {
     if running.vote_key.is_none() {
         let why = "this gateway has no vote key: an older copy of its disk was put back";
         return Err(ControlError::Unavailable(why.into()));
     }
     let next = successor(running, folder).await?;
     running.ledger.next_vote_key(next.clone()).await?;
-    record(running, tpm, &next).await
+    let done = record(running, tpm, &next).await?;
+    Ok((done, next.public_key()))
 }
 
 /// The next vote key, made or found on the disk.

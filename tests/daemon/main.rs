@@ -20,3 +20,5 @@ mod site_replacement;
 mod store;
 mod tpm;
 mod transport;
+mod upgrade;
+mod vote_keys;

@@ -22,7 +22,8 @@ const AUTHORIZED_MAGIC: &[u8; 8] = b"gwauth\0\x01";
 const MAX_PRIVATE_LEN: usize = 1024;
 const MAX_FILE_LEN: u64 = 8192;
 
-const FILE_NAME: &str = "identity.keys";
+/// Name of the file with the keys of an identity.
+pub const KEY_FILE: &str = "identity.keys";
 
 /// A key as the TPM exports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +176,7 @@ impl KeyStore {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.folder.join(FILE_NAME)
+        self.folder.join(KEY_FILE)
     }
 
     /// Whether there is an identity. An unreadable folder is an error, never "no".

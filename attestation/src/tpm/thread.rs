@@ -258,6 +258,19 @@ impl Tpm {
         self.attestation("reading the start counter", Engine::counter_read)
     }
 
+    /// Goes over to another TPM, with keys of another folder; all clones follow. What is loaded in
+    /// the one before is flushed, and the new one is not touched yet.
+    ///
+    /// # Errors
+    /// The address is not one; a command hangs in the TPM of before.
+    pub fn move_to(&self, tcti: &str, key_dir: PathBuf) -> Result<(), TpmError> {
+        let tcti: Tcti = tcti.parse()?;
+        self.attestation("going over to another TPM", move |engine| {
+            *engine = Engine::new(tcti, KeyStore::new(key_dir));
+            Ok(())
+        })
+    }
+
     /// Ends the thread for all clones: what waits is answered with [`TpmError::ShutDown`], the
     /// running command is awaited, loaded keys are flushed, the thread is joined.
     ///

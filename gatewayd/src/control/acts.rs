@@ -22,6 +22,7 @@ use crate::clock;
 use crate::identity::{Folder, identity_key, normalized};
 use crate::sensors::settings::unhex;
 use crate::site::{Request, Running};
+use crate::upgrade::{self, Prepared};
 use crate::vault::Vault;
 
 /// How long a prepared act may be signed and submitted, ms: a walk to the safe and back.
@@ -45,6 +46,7 @@ impl Control {
         let caller = Text::new(caller).map_err(|_| invalid("the caller's name is too long"))?;
         let draft = match kind {
             "recover" => self.recovery(&parts, &options).await?,
+            "upgrade" => self.upgrade(&parts, &options).await?,
             _ => act(&parts, kind, options).await?,
         };
         let site = parts.genesis.site_name.clone();
@@ -65,16 +67,55 @@ impl Control {
         let request = ActRequest::from_bytes(&act).map_err(|error| invalid(&error))?;
         let operator = parts.ledger.view(|state| *state.operator()).await?;
         let recovers = matches!(request.draft().body, Body::Recover(_));
+        let moves = own_successor(&parts, &request.draft().body).await?;
         let kind = request.draft().body.kind();
         let signature = Signature::normalized(signature).map_err(|error| invalid(&error))?;
         let signed = request
             .with_signature(&operator, signature)
             .map_err(|error| ControlError::Refused(error.to_string()))?;
+        if let Some(successor) = moves {
+            self.check_upgrade(successor).await?;
+        }
         let done = parts.ledger.submit(signed.into_transaction()).await?;
         if recovers {
             self.take_next_key(parts.vault.clone()).await?;
         }
+        if moves.is_some() {
+            // A daemon that is stopping starts anew by itself.
+            let _ = self.site.send(Request::Restart).await;
+        }
         Ok(done.info(format!("{kind:?} is on the record")))
+    }
+
+    /// `Replace` of this gateway's own identity by one that was prepared here in another TPM.
+    async fn upgrade(&self, parts: &Running, options: &Options) -> Result<Draft> {
+        no_more(options, &["node", "reason"])?;
+        let (node, reason) = (node_option(options)?, reason_option(options)?);
+        let prepared = self.prepared(node).await?;
+        let replace = Replace { reason, ..prepared.replace };
+        draft(parts, Box::new(move |_| Ok(Body::Replace(Box::new(replace))))).await
+    }
+
+    /// The keys that an act names are here, and open with their TPM: else this gateway would be
+    /// nobody once the act is recorded.
+    async fn check_upgrade(&self, node: NodeId) -> Result<()> {
+        let prepared = self.prepared(node).await?;
+        blocking(move || prepared.open().map(drop).map_err(ControlError::from)).await
+    }
+
+    async fn prepared(&self, node: NodeId) -> Result<Prepared> {
+        let dir = self.settings.data_dir.clone();
+        let found = blocking(move || {
+            let all = upgrade::prepared(&Folder::at(&dir)?)?;
+            Ok(all.into_iter().find(|prepared| prepared.node() == node))
+        });
+        found.await?.ok_or_else(|| {
+            ControlError::Refused(format!(
+                "the keys of {} are not on this gateway: begin anew with `gatewayctl identity \
+                 upgrade`",
+                node.to_gateway_string()
+            ))
+        })
     }
 
     /// `Recover` for the sole voter: a new era on top of the newest block here, with a new vote
@@ -139,6 +180,10 @@ async fn act(parts: &Running, kind: &str, options: Options) -> Result<Draft> {
             Box::new(move |_| Ok(body))
         }
     };
+    draft(parts, make).await
+}
+
+async fn draft(parts: &Running, make: Make) -> Result<Draft> {
     let draft = parts.ledger.with_node(move |node| {
         Ok(Draft {
             chain_id: node.state().chain_id(),
@@ -151,6 +196,18 @@ async fn act(parts: &Running, kind: &str, options: Options) -> Result<Draft> {
         })
     });
     draft.await?
+}
+
+/// Whom an act puts in the place of this gateway, where nobody else keeps the record.
+async fn own_successor(parts: &Running, body: &Body) -> Result<Option<NodeId>> {
+    let Body::Replace(replace) = body else { return Ok(None) };
+    if replace.old != parts.gateway {
+        return Ok(None);
+    }
+    let members = parts.ledger.view(|state| {
+        state.gateways().filter(|(_, gateway)| gateway.standing.standing.may_record()).count()
+    });
+    Ok((members.await? <= 1).then(|| NodeId::of_key(&replace.identity)))
 }
 
 fn next_nonce(state: &ledger::state::State) -> u64 {
@@ -177,7 +234,7 @@ fn body(kind: &str, options: &Options) -> Result<Body> {
             Body::OperatorRotation(OperatorRotation { new_key, possession })
         }
         _ => {
-            let kinds = "policy, approve, suspend, pardon, revoke, replace, recover, \
+            let kinds = "policy, approve, suspend, pardon, revoke, replace, upgrade, recover, \
                          rotate-operator";
             return Err(invalid(&format!("unknown act `{kind}`; there are {kinds}")));
         }

@@ -12,6 +12,7 @@ use ledger::ids::{Era, Height, NodeId};
 use ledger::proof::{Anchor, MAX_STEPS, Proof, ReadingProof, Subject, Target};
 use ledger::state::{Key, StateProof};
 use ledger::store::{BatchInclusion, Reader};
+use ledger::transaction::Body;
 use ledger::validator_set::ValidatorSet;
 
 use super::{Control, ControlError, ReadingSelector, Result, blocking, storage};
@@ -47,7 +48,8 @@ impl Control {
         let Some((_, sequence)) = batch.committed else {
             return Err(ControlError::Internal("a committed batch has no place".into()));
         };
-        let (kept, gateway) = (leaf_path(&parts, &batch, sequence, place)?, parts.gateway);
+        let gateway = self.author(&parts, &batch, sequence).await?;
+        let kept = leaf_path(&parts, &batch, sequence, place)?;
         let held = held(reading.anchor.as_deref())?;
         let wanted = vec![Key::Gateway(gateway), Key::LightNode(NodeId(node))];
         for _ in 0..ATTEMPTS {
@@ -78,6 +80,27 @@ impl Control {
         let (_, node) =
             NodeId::parse(id).map_err(|error| ControlError::InvalidArgument(error.to_string()))?;
         identity_proof(&parts.ledger, &self.settings.data_dir, node, &[], None).await
+    }
+
+    /// Who recorded a batch: this gateway, or an identity whose place it took.
+    async fn author(&self, parts: &Running, batch: &StoredBatch, sequence: u64) -> Result<NodeId> {
+        let own = parts.gateway;
+        let lineage = parts.ledger.view(move |state| state.lineage(&own)).await?;
+        if lineage == [own] {
+            return Ok(own);
+        }
+        let root = batch.root;
+        self.read(move |reader| {
+            for author in lineage {
+                let found = reader.batch_inclusion(&author, sequence).map_err(storage)?;
+                let body = found.as_ref().map(|found| &found.transaction.draft().body);
+                if matches!(body, Some(Body::Batch(head)) if head.root.0 == root) {
+                    return Ok(author);
+                }
+            }
+            Err(ControlError::Internal("a committed batch is not on the record".into()))
+        })
+        .await
     }
 
     /// The committed batch that holds the reading; waits for it.

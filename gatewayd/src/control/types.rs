@@ -560,3 +560,37 @@ pub struct CommittedInfo {
     /// In a sentence.
     pub summary: String,
 }
+
+/// A vote key that took another's place.
+#[derive(Debug, Clone, Serialize)]
+pub struct RotatedInfo {
+    /// Height of the block that names the new one.
+    pub height: u64,
+    /// Transaction hash, hex.
+    pub transaction: String,
+    /// The one that is destroyed, public half, hex.
+    pub old_vote_key: String,
+    /// The new one, public half, hex.
+    pub vote_key: String,
+    /// In a sentence.
+    pub summary: String,
+}
+
+/// Keys in another TPM that wait for the operator's act.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpgradeInfo {
+    /// `gw1…` of the new identity.
+    pub gateway: String,
+    /// `gw1…` of the identity that goes.
+    pub replaces: String,
+    /// Where the new TPM is.
+    pub address: String,
+    /// Who made it, in words.
+    pub tpm: String,
+    /// True for a software TPM.
+    pub software: bool,
+    /// SHA-256 of its EK's public area, hex.
+    pub ek_digest: String,
+    /// Whether it holds an EK certificate.
+    pub ek_certificate: bool,
+}

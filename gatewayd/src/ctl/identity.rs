@@ -1,5 +1,7 @@
 //! `gatewayctl identity`.
 
+mod upgrade;
+
 use clap::Subcommand;
 
 use super::exit::Failure;
@@ -15,6 +17,12 @@ pub(super) enum Command {
     /// Renew the attestation of this gateway now: a quorum of the voters appraises it afresh
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Attestation.Renew")]
     Attest,
+    /// Give this gateway a new vote key: it is on the record before the old one is destroyed
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Attestation.RotateVoteKey")]
+    Rotate,
+    /// Move an unattested gateway to a hardware TPM, with all that it has recorded (an operator act)
+    #[command(after_help = upgrade::CALLS)]
+    Upgrade(upgrade::Arguments),
 }
 
 pub(super) async fn run(
@@ -29,7 +37,30 @@ pub(super) async fn run(
             output.value(&done)?;
             Ok(output.line(&format!("{} (height {})", text(&done, "summary"), done["height"]))?)
         }
+        Command::Rotate => rotate(&session, output).await,
+        Command::Upgrade(arguments) => upgrade::run(arguments, &session, output).await,
     }
+}
+
+async fn rotate(session: &Session, output: &mut Output) -> Result<(), Failure> {
+    let attestation = session.client.attestation().await?;
+    output.line("making a vote key, having the TPM certify it, waiting for a block with it")?;
+    let done = json(attestation.rotate_vote_key().await).map_err(|failure| {
+        match failure.advice {
+        Some(_) => failure,
+        None => failure.advise(
+            "the old vote key goes on unless the record names the new one; trying again uses the \
+             same new key, whatever came between",
+        ),
+    }
+    })?;
+    output.value(&done)?;
+    output.list(&[
+        ("Destroyed", text(&done, "old_vote_key")),
+        ("Vote key", text(&done, "vote_key")),
+        ("Height", text(&done, "height")),
+    ])?;
+    Ok(output.line(&text(&done, "summary"))?)
 }
 
 async fn show(session: &Session, output: &mut Output) -> Result<(), Failure> {

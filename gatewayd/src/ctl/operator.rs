@@ -82,6 +82,11 @@ impl Signing {
     pub(super) fn applies(&self) -> bool {
         self.way.apply.is_some()
     }
+
+    /// Whether only a request is written, to be signed elsewhere.
+    pub(super) fn requests(&self) -> bool {
+        self.way.request.is_some()
+    }
 }
 
 /// One of the three.

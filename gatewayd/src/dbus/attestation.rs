@@ -53,6 +53,32 @@ impl Attestation {
         dict(&self.control.renew_attestation().await?)
     }
 
+    /// Gives this gateway a new vote key; returns when the record names it, the old one is
+    /// destroyed and the daemon goes on with the new one. The key that is gone signs nothing more.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn rotate_vote_key(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageIdentity).await?;
+        dict(&self.control.rotate_vote_key().await?)
+    }
+
+    /// Makes keys in the TPM at `address` (a TCTI string), for the operator's act `upgrade` with
+    /// `node` as answered here. Only an unattested founder that is alone moves.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn prepare_upgrade(
+        &self,
+        address: String,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageIdentity).await?;
+        let address = bounded_text("address", address, MAX_NAME)?;
+        dict(&self.control.prepare_upgrade(address).await?)
+    }
+
     /// `attested`, `stale`, `unverified` or `unattested`; empty when there is no site.
     #[zbus(property)]
     fn state(&self) -> String {

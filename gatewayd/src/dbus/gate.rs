@@ -35,7 +35,7 @@ pub(crate) enum Action {
     ManageSite,
     /// Joining a site, and giving that up.
     JoinSite,
-    /// Renewing the attestation of this gateway.
+    /// Renewing the attestation of this gateway, and its keys.
     ManageIdentity,
     /// Pairing a sensor.
     Pair,

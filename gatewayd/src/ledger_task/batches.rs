@@ -47,7 +47,12 @@ impl InFlight {
 impl Owner {
     /// Sequence of this gateway's last batch on the record.
     pub(super) fn last_sequence(&self) -> u64 {
-        let author = Author::Node(self.gateway);
+        self.sequence_of(self.gateway)
+    }
+
+    /// Sequence of a gateway's last batch on the record.
+    pub(super) fn sequence_of(&self, gateway: NodeId) -> u64 {
+        let author = Author::Node(gateway);
         self.state().activity(&author).map_or(0, |activity| activity.batch_sequence)
     }
 

@@ -149,14 +149,22 @@ impl Owner {
     }
 
     fn load_recent(&mut self) -> std::result::Result<(), StoreError> {
-        let last = self.last_sequence();
-        self.load_recent_from(last.saturating_sub(super::batches::RECENT as u64 - 1).max(1))
+        // What an identity before this one has recorded is not recorded again: oldest first.
+        for author in self.state().lineage(&self.gateway).into_iter().rev() {
+            let first = self.sequence_of(author).saturating_sub(super::batches::RECENT as u64 - 1);
+            self.load_recent_from(author, first.max(1))?;
+        }
+        Ok(())
     }
 
-    fn load_recent_from(&mut self, first: u64) -> std::result::Result<(), StoreError> {
+    fn load_recent_from(
+        &mut self,
+        author: NodeId,
+        first: u64,
+    ) -> std::result::Result<(), StoreError> {
         let reader = self.host.store().reader()?;
-        for sequence in first..=self.last_sequence() {
-            let Some(found) = reader.batch_inclusion(&self.gateway, sequence)? else { continue };
+        for sequence in first..=self.sequence_of(author) {
+            let Some(found) = reader.batch_inclusion(&author, sequence)? else { continue };
             if let Body::Batch(head) = &found.transaction.draft().body {
                 self.recent.push_back((head.root, found.header.height.0, sequence));
             }
@@ -486,7 +494,7 @@ impl Owner {
                 continue;
             };
             if *gateway == self.gateway
-                && let Err(error) = self.load_recent_from(*sequence)
+                && let Err(error) = self.load_recent_from(self.gateway, *sequence)
             {
                 tracing::error!(%error, sequence, "a committed batch cannot be read back");
             }

@@ -304,6 +304,25 @@ impl State {
         })
     }
 
+    /// A gateway and those whose place it took, itself first: who answers for what they recorded.
+    pub fn lineage(&self, node: &NodeId) -> Vec<NodeId> {
+        let mut lineage = vec![*node];
+        let mut next = 0;
+        while let Some(successor) = lineage.get(next).copied() {
+            let before =
+                |(_, gateway): &(&NodeId, &Gateway)| gateway.replaced_by == Some(successor);
+            let new: Vec<NodeId> = self
+                .gateways()
+                .filter(before)
+                .map(|(node, _)| *node)
+                .filter(|node| !lineage.contains(node))
+                .collect();
+            lineage.extend(new);
+            next += 1;
+        }
+        lineage
+    }
+
     /// A light node, retired ones included.
     pub fn light_node(&self, node: &NodeId) -> Option<&LightNode> {
         match self.record(&Key::LightNode(*node)) {

@@ -5,6 +5,7 @@
 //! tpm/             key blobs (attestation crate)
 //! identity.pub     identity key, public: who this is while its TPM does not answer
 //! storage.sealed   storage key, sealed to the TPM
+//! boots            boots in which it opens, signed by the operator (`crate::boot_seal`)
 //! vote.sealed      vote key, encrypted under the storage key
 //! vote-next.sealed start counter and successor, until the record names it
 //! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
@@ -33,6 +34,7 @@ use ledger::transaction::{vote_key_digest, vote_possession_digest};
 use zeroize::Zeroizing;
 
 use crate::admission::join::JoinOrder;
+use crate::boot_seal;
 use crate::control::InitSite;
 use crate::vault::{self, KEY_LEN, OpenError, Vault};
 
@@ -349,7 +351,7 @@ impl Folder {
 
     /// The storage key, as the TPM gives it back.
     pub(crate) fn storage_key(&self, tpm: &Tpm) -> Result<Zeroizing<[u8; KEY_LEN]>, IdentityError> {
-        let key = tpm.unseal(&self.must_read("storage.sealed")?)?;
+        let key = boot_seal::unseal(self, tpm)?;
         let key = key.as_slice().try_into();
         key.map(Zeroizing::new)
             .map_err(|_| IdentityError::Invalid("the storage key has the wrong length"))

@@ -4,6 +4,7 @@
 //! know each other; this crate is the only one that knows two of them.
 
 pub mod admission;
+mod boot_seal;
 pub mod clock;
 pub mod config;
 pub mod control;

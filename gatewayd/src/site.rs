@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::admission::logs::MachineLogs;
 use crate::admission::member;
+use crate::boot_seal::{self, Rules};
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{
@@ -298,7 +299,13 @@ impl Site {
                 IdentityError::Tpm(error) if error.is_absence() => DaemonState::NoTpm,
                 _ => DaemonState::Degraded,
             };
-            self.listen(genesis, listening, state, error.to_string()).await;
+            let reason = match &error {
+                IdentityError::Tpm(
+                    TpmError::NoApproval { .. } | TpmError::BootNotApproved { .. },
+                ) => format!("{error}: `gatewayctl identity seal`"),
+                _ => error.to_string(),
+            };
+            self.listen(genesis, listening, state, reason).await;
             self.wait(TPM_RETRY, false).await;
         }
     }
@@ -553,8 +560,19 @@ impl Site {
                     self.settings.tcti, self.configured_tpm
                 ));
             }
+            status.warnings.extend(self.sealing(&running).await);
             self.publish(status);
         }
+    }
+
+    /// What has to be said of how the storage key is sealed.
+    async fn sealing(&self, running: &Running) -> Option<String> {
+        let rules = running
+            .ledger
+            .view(|state| Rules { policy: state.policy().clone(), operator: *state.operator() });
+        let (rules, folder) = (rules.await.ok()?, self.folder().ok()?);
+        let warning = move || boot_seal::warning(&folder, &rules);
+        tokio::task::spawn_blocking(warning).await.ok()?
     }
 
     /// Ends when this gateway, whose disk was put back, has a new vote key.

@@ -1,5 +1,6 @@
 //! The daemon tier: the real binaries on a private bus, a software TPM, pseudo-terminals and UDP.
 
+mod boots;
 mod command_line;
 mod config;
 mod dbus;

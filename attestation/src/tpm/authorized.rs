@@ -204,6 +204,14 @@ impl Link {
     }
 }
 
+/// By whose word a sealed blob opens, and of which epoch; `None` when it opens without, or is no
+/// sealed blob.
+#[must_use]
+pub fn sealed_to(blob: &[u8]) -> Option<(OperatorKey, u64)> {
+    let blob = AuthorizedBlob::from_bytes(blob).ok()?;
+    Some((blob.operator, blob.epoch))
+}
+
 fn policy(session: Option<AuthSession>) -> Result<PolicySession, TpmError> {
     let missing = TpmError::Library {
         command: "TPM2_StartAuthSession",

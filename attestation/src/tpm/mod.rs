@@ -27,6 +27,7 @@ pub mod nv;
 pub mod seal;
 pub mod thread;
 
+pub use authorized::sealed_to;
 pub use blob::KEY_FILE;
 pub use error::TpmError;
 pub use keys::{Certified, IdentityInfo, Quoted, TpmInfo};

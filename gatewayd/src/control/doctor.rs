@@ -5,7 +5,9 @@ use std::path::Path;
 use attestation::template::EkKind;
 
 use super::{Control, DaemonState, DoctorCheck, IdentityInfo, Result};
+use crate::boot_seal;
 use crate::clock;
+use crate::identity::Folder;
 use crate::sensors::settings::hex;
 use crate::status::attestation_word;
 
@@ -135,6 +137,7 @@ impl Control {
                 vote_key: None,
                 attestation: None,
                 start_counter: None,
+                storage_key: None,
             });
         };
         let gateway = parts.gateway;
@@ -154,6 +157,7 @@ impl Control {
             vote_key: parts.vote_key.map(|key| hex(key.as_bytes())),
             attestation: attestation.await?,
             start_counter: Some(parts.counter),
+            storage_key: boot_seal::words(&Folder::at(&self.settings.data_dir)?),
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod acts;
 mod admissions;
+mod boots;
 mod doctor;
 mod gateways;
 mod joining;

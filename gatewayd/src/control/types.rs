@@ -548,6 +548,8 @@ pub struct IdentityInfo {
     pub attestation: Option<String>,
     /// Start counter in the TPM.
     pub start_counter: Option<u64>,
+    /// In which boots the storage key opens, in words.
+    pub storage_key: Option<String>,
 }
 
 /// Done operator act, or any committed change.
@@ -593,4 +595,17 @@ pub struct UpgradeInfo {
     pub ek_digest: String,
     /// Whether it holds an EK certificate.
     pub ek_certificate: bool,
+}
+
+/// A signed boot that is kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeptBootInfo {
+    /// The storage key was sealed anew.
+    pub sealed: bool,
+    /// Signed boots in which it opens.
+    pub boots: u32,
+    /// The epoch they are of.
+    pub epoch: u64,
+    /// In a sentence.
+    pub summary: String,
 }

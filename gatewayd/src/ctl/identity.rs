@@ -5,6 +5,7 @@ mod upgrade;
 use clap::Subcommand;
 
 use super::exit::Failure;
+use super::operator::boot;
 use super::output::{Output, text};
 use super::session::{Session, json};
 
@@ -23,6 +24,9 @@ pub(super) enum Command {
     /// Move an unattested gateway to a hardware TPM, with all that it has recorded (an operator act)
     #[command(after_help = upgrade::CALLS)]
     Upgrade(upgrade::Arguments),
+    /// Have the keys of this gateway open in a boot that the operator has signed, and in no other
+    #[command(after_help = boot::CALLS)]
+    Seal(boot::Seal),
 }
 
 pub(super) async fn run(
@@ -38,6 +42,7 @@ pub(super) async fn run(
             Ok(output.line(&format!("{} (height {})", text(&done, "summary"), done["height"]))?)
         }
         Command::Rotate => rotate(&session, output).await,
+        Command::Seal(arguments) => boot::seal(arguments, &session, output).await,
         Command::Upgrade(arguments) => upgrade::run(arguments, &session, output).await,
     }
 }
@@ -85,6 +90,7 @@ async fn show(session: &Session, output: &mut Output) -> Result<(), Failure> {
         ("AK name", text(&identity, "ak_name")),
         ("Identity key", text(&identity, "identity_key")),
         ("Vote key", text(&identity, "vote_key")),
+        ("Storage key", text(&identity, "storage_key")),
         ("Start counter", text(&identity, "start_counter")),
     ])?)
 }

@@ -5,6 +5,8 @@
 //! gateway  --request FILE ──> laptop  operator sign FILE ──> gateway  --apply FILE
 //! ```
 
+pub(super) mod boot;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -160,12 +162,15 @@ pub(super) async fn perform(
 
 /// `operator sign`: no daemon, no network.
 pub(super) fn sign(arguments: &SignArguments, output: &mut Output) -> Result<(), Failure> {
-    let file = &arguments.file;
+    let SignArguments { file, operator_key, passphrase_file, yes } = arguments;
+    if boot::is_request(&read_text(file)?) {
+        return boot::sign(file, operator_key, passphrase_file, *yes, output);
+    }
     let (act, _) = read_file(file)?;
     let request = read_request(&act)?;
     describe(&request, output)?;
-    prompt::confirm("Sign this?", arguments.yes)?;
-    let signature = sign_with(request, &arguments.operator_key, &arguments.passphrase_file)?;
+    prompt::confirm("Sign this?", *yes)?;
+    let signature = sign_with(request, operator_key, passphrase_file)?;
     let both = armour(REQUEST, &act)? + &armour(SIGNATURE, &signature)?;
     write(file, &both)?;
     output.value(&object!({ "file": file.display().to_string(), "signed": true }))?;
@@ -235,17 +240,26 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
 
 /// The act and, when it is there, the signature of a request file.
 fn read_file(file: &Path) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+    parse(&read_text(file)?).ok_or_else(|| {
+        Failure::usage(format!("{} is not a request file of --request", file.display()))
+    })
+}
+
+fn read_text(file: &Path) -> Result<String, Failure> {
     use std::io::Read;
     let mut text = String::new();
     std::fs::File::open(file)
         .and_then(|opened| opened.take(MAX_FILE).read_to_string(&mut text))
         .map_err(|error| Failure::file(file, &error))?;
-    parse(&text).ok_or_else(|| {
-        Failure::usage(format!("{} is not a request file of --request", file.display()))
-    })
+    Ok(text)
 }
 
 fn parse(text: &str) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    parse_as(text, REQUEST)
+}
+
+/// What is to be signed, under its label, and the signature when it is there.
+fn parse_as(text: &str, label: &str) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     let begin = format!("-----BEGIN {SIGNATURE}-----");
     let (request, signature) = match text.find(&begin) {
         Some(at) => text.split_at(at),
@@ -259,7 +273,7 @@ fn parse(text: &str) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
         "" => None,
         signature => Some(block(signature, SIGNATURE)?),
     };
-    Some((block(request, REQUEST)?, signature))
+    Some((block(request, label)?, signature))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::header::Header;
 use crate::ids::{Hash, Height, NodeId};
 use crate::merkle::{self, path_from_subtrees};
 use crate::policy::Policy;
-use crate::state::{Event, Gateway, Key, LightNode, SessionRecord};
+use crate::state::{Event, Gateway, Key, LightNode, SessionRecord, Site};
 use crate::transaction::Transaction;
 use crate::validator_set::ValidatorSet;
 
@@ -253,6 +253,14 @@ impl Reader {
     /// Those of the disk.
     pub fn policy(&self) -> Result<Policy, StoreError> {
         self.entry(&Key::Policy)?.ok_or_else(|| StoreError::Damaged("no policy".into()))
+    }
+
+    /// Chain, era and operator key as of the newest block.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn site(&self) -> Result<Site, StoreError> {
+        self.entry(&Key::Site)?.ok_or_else(|| StoreError::Damaged("no site".into()))
     }
 
     /// The gateways in order of their IDs, behind `after`, at most `limit`.

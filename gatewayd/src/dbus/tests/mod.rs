@@ -85,13 +85,14 @@ async fn absurd_arguments_are_named() {
 }
 
 /// Changing methods with arguments that are right in form, as `busctl` writes them.
-const CHANGES: [(&str, &[&str]); 11] = [
+const CHANGES: [(&str, &[&str]); 12] = [
     ("Manager.InitSite", &["saya{sv}", "s", "1", "2", "0"]),
     ("Manager.Join", &["sa{sv}", "gws1", "0"]),
     ("Manager.AbandonJoin", &[]),
     ("Attestation.Renew", &[]),
     ("Attestation.RotateVoteKey", &[]),
     ("Attestation.PrepareUpgrade", &["s", "device:/dev/tpmrm0"]),
+    ("Attestation.PrepareBoot", &["a{sv}", "0"]),
     ("Manager.PrepareOperatorAct", &["sa{sv}", "policy", "0"]),
     ("Manager.SubmitOperatorAct", &["ayay", "1", "1", "1", "1"]),
     ("Pairing.Open", &["sa{sv}", "serial", "0"]),
@@ -144,6 +145,7 @@ async fn polkit_decides_about_each_change_by_its_action() {
         "org.gatewayd.gateway1.manage-identity",
         "org.gatewayd.gateway1.manage-identity",
         "org.gatewayd.gateway1.manage-identity",
+        "org.gatewayd.gateway1.operator-act",
         "org.gatewayd.gateway1.operator-act",
         "org.gatewayd.gateway1.operator-act",
         "org.gatewayd.gateway1.pair",

@@ -514,7 +514,7 @@ impl Site {
         let (mut fetching, mut counting) = (None, Counting::new(&running));
         let mut behind = running.ledger.behind();
         let mut regained = std::pin::pin!(self.regained(&running));
-        let adopting = upgrade::adopt(running.ledger.clone(), running.gateway);
+        let adopting = upgrade::adopt(running.ledger.clone(), self.tpm.clone(), running.gateway);
         let mut adopting = std::pin::pin!(adopting);
         loop {
             tokio::select! {

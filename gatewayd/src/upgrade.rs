@@ -31,14 +31,15 @@ use ledger::ids::{ChainId, Hash, NodeId};
 use ledger::state::{Attestation, State};
 use ledger::store::{Reader, Store};
 use ledger::transaction::{
-    Assign, AssignItem, AssignReason, Body, Label, Reason, Replace, VoteKeyProof, vote_key_digest,
-    vote_possession_digest,
+    Assign, AssignItem, AssignReason, Author, Body, Label, Online, Reason, Replace, VoteKeyProof,
+    vote_key_digest, vote_possession_digest,
 };
 
 use crate::control::{ControlError, Result as Controlled};
 use crate::identity::{Folder, IdentityError, identity_key, normalized};
 use crate::ledger_task;
 use crate::vault::Vault;
+use crate::vote_keys;
 
 /// Moves that are kept ready at once: the operator may sign one of them weeks later.
 const MAX_PREPARED: u32 = 8;
@@ -307,23 +308,28 @@ pub(crate) fn settle(folder: &Folder, data_dir: &Path, configured: &str) -> anyh
     Ok(())
 }
 
-/// Has the record assign the sensors of the identities before this one to it. It goes on until
-/// nothing is left, and then does nothing for ever.
-pub(crate) async fn adopt(ledger: ledger_task::Handle, own: NodeId) -> Infallible {
+/// Has the record know the new identity at work, and assign the sensors of the one before it to it.
+/// It goes on until nothing is left, and then does nothing for ever.
+pub(crate) async fn adopt(ledger: ledger_task::Handle, tpm: Tpm, own: NodeId) -> Infallible {
     loop {
-        match adopt_some(&ledger, own).await {
+        match adopt_some(&ledger, &tpm, own).await {
             Ok(0) => return std::future::pending().await,
             Ok(sensors) => tracing::info!(sensors, "taken over from the identity before this one"),
             Err(error) => {
-                tracing::warn!(%error, "sensors are not taken over yet");
+                tracing::warn!(%error, "the place of the identity before is not taken yet");
                 tokio::time::sleep(ADOPT_AGAIN).await;
             }
         }
     }
 }
 
-async fn adopt_some(ledger: &ledger_task::Handle, own: NodeId) -> Controlled<usize> {
-    let count = ledger.view(move |state| inherited(state, own).len()).await?;
+async fn adopt_some(ledger: &ledger_task::Handle, tpm: &Tpm, own: NodeId) -> Controlled<usize> {
+    let look = move |state: &State| (arrival(state, own), inherited(state, own).len());
+    let (arrival, count) = ledger.view(look).await?;
+    if let Some(online) = arrival {
+        // A block of its own: newcomers learn from it who votes here now.
+        vote_keys::record_with_identity(ledger, tpm, Body::Online(online)).await?;
+    }
     if count > 0 {
         let assign = |here: &ledger_task::Here<'_>| {
             let items = inherited(here.state, here.gateway);
@@ -332,6 +338,15 @@ async fn adopt_some(ledger: &ledger_task::Handle, own: NodeId) -> Controlled<usi
         ledger.propose(assign).await?;
     }
     Ok(count)
+}
+
+/// What an identity says first that took another's place.
+fn arrival(state: &State, own: NodeId) -> Option<Online> {
+    let gateway = state.gateway(&own)?;
+    let silent = state.activity(&Author::Node(own)).is_none_or(|known| known.nonce_highest == 0);
+    let liveness_epoch = gateway.liveness_epoch.checked_add(1)?;
+    let first = silent && state.voters() == [own] && state.lineage(&own).len() > 1;
+    first.then_some(Online { liveness_epoch })
 }
 
 /// Sensors that only identities before this one are listed for.

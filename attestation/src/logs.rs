@@ -6,8 +6,10 @@ use crate::attest::Clock;
 /// Longest event log that is looked at, in bytes. Real ones are 20 to 200 KiB.
 pub const MAX_EVENT_LOG_LEN: usize = 1 << 20;
 
-/// Longest part of an IMA log that is looked at, in bytes: some 200,000 entries.
-pub const MAX_IMA_LEN: usize = 32 << 20;
+/// Longest part of an IMA log that is looked at, in bytes: some 100,000 entries. A machine that has
+/// run for months has opened some tens of thousands of files, and only its first appraisal needs
+/// all of them.
+pub const MAX_IMA_LEN: usize = 16 << 20;
 
 /// The logs that explain quoted registers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

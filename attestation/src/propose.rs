@@ -33,6 +33,15 @@ pub enum ProposeError {
         /// Algorithm and digest.
         digest: String,
     },
+    /// A file was read while it was being written.
+    #[error(
+        "{path} was read while it was being written, so nobody knows what was read: no reference \
+         value can allow that; leave such files out of the IMA policy of this machine"
+    )]
+    Violation {
+        /// What the log calls it, as text.
+        path: String,
+    },
     /// One register has more events than a document holds.
     #[error("PCR {pcr} has more events than a document of reference values holds")]
     TooMany {
@@ -99,21 +108,21 @@ fn propose_files(
     let aggregates = ima::aggregates(registers);
     let quoted = ima::Quoted { register, progress: None, aggregates: &aggregates };
     let mut files = BTreeSet::new();
-    let mut weak = None;
+    let mut first = None;
     ima::walk(part, &quoted, |_, entry| {
-        let digest = if entry.violation { Some(ima::VIOLATION) } else { entry.file_digest() };
-        match digest {
+        let path = || path_text(entry.path);
+        let refused = match entry.file_digest() {
+            _ if entry.violation => ProposeError::Violation { path: path() },
             Some(digest) => {
                 files.insert(ReferenceFile { path: entry.path.to_vec(), digest });
+                return;
             }
-            None => {
-                let path = path_text(entry.path);
-                weak.get_or_insert(ProposeError::WeakDigest { path, digest: entry.digest_text() });
-            }
-        }
+            None => ProposeError::WeakDigest { path: path(), digest: entry.digest_text() },
+        };
+        first.get_or_insert(refused);
     })
     .map_err(ProposeError::Ima)?;
-    match weak {
+    match first {
         Some(error) => Err(error),
         None => {
             documents.add_files(files);

@@ -44,7 +44,8 @@ pub struct ReferenceEvent {
 pub struct ReferenceFile {
     /// Its path; empty: this content under whatever path.
     pub path: Vec<u8>,
-    /// Its digest. All zero: the file may also be read while it is written.
+    /// Its digest. Never all zero: that is what stands in place of the digest of a file that was
+    /// read while it was being written, and of nothing that a site could know.
     pub digest: FileDigest,
 }
 
@@ -60,7 +61,7 @@ pub enum FileDigest {
 }
 
 impl FileDigest {
-    /// The digest of that algorithm, in the kernel's words.
+    /// The digest of that algorithm, in the kernel's words; none for all zeros.
     #[must_use]
     pub fn new(algorithm: &str, digest: &[u8]) -> Option<Self> {
         match algorithm {
@@ -69,6 +70,7 @@ impl FileDigest {
             "sha512" => digest.try_into().ok().map(Self::Sha512),
             _ => None,
         }
+        .filter(|digest| !digest.is_none())
     }
 
     /// The bytes.
@@ -79,6 +81,11 @@ impl FileDigest {
             Self::Sha384(bytes) => bytes,
             Self::Sha512(bytes) => bytes,
         }
+    }
+
+    /// Whether it stands for a file whose content nobody knows.
+    fn is_none(&self) -> bool {
+        self.as_bytes().iter().all(|&byte| byte == 0)
     }
 
     fn number(self) -> u8 {
@@ -213,6 +220,9 @@ fn read_files(reader: &mut Reader<'_>) -> Result<Vec<ReferenceFile>, ParseError>
             return Err(ParseError::Invalid { field: "reference.file.path" });
         }
         let file = ReferenceFile { path, digest: FileDigest::read(reader)? };
+        if file.digest.is_none() {
+            return Err(ParseError::Invalid { field: "reference.file.digest" });
+        }
         if files.last().is_some_and(|last| *last >= file) {
             return Err(ParseError::Invalid { field: "reference.file.order" });
         }

@@ -478,7 +478,7 @@ impl Site {
             identity: Arc::clone(&identity),
             tpm: self.tpm.clone(),
             vote_key: vote,
-            logs: MachineLogs::default(),
+            logs: MachineLogs::by_helper(&self.settings.logs_socket),
             ledger: ledger.clone(),
             peers: peers.clone(),
             liveness: liveness.clone(),

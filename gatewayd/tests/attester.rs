@@ -71,7 +71,7 @@ async fn a_verifier_accepts_the_answer_in_this_session_only() {
     let introduction = machine.attester.introduce(Height(3)).unwrap();
     let challenge = challenge(&introduction, LogsWanted::default());
     let answer = machine.attester.answer(&challenge, &EXPORTER).await.unwrap();
-    assert!(answer.parts.is_empty());
+    assert!(answer.logs.is_empty());
     let identity = identity_key(&machine.tpm.identity().unwrap()).unwrap();
     introduction.vote.verify(&CHAIN.0, &identity).unwrap();
     let evidence = Evidence::from_bytes(&answer.evidence.evidence).unwrap();
@@ -88,7 +88,6 @@ async fn a_verifier_accepts_the_answer_in_this_session_only() {
             vote_key: &introduction.vote.vote_key,
             label: introduction.label,
             event_log: None,
-            ima: None,
         });
         let now = 1_790_000_000;
         let asked =
@@ -120,10 +119,11 @@ async fn logs_go_with_the_answer_and_a_missing_one_is_named() {
     let attester =
         Attester::new(machine.tpm.clone(), info, &vote, CHAIN, label, logs).await.unwrap();
     let answer = attester.answer(&asked, &EXPORTER).await.unwrap();
-    let sent: usize = answer.parts.iter().map(|part| part.bytes.len()).sum();
-    let last = answer.evidence.event_log.as_ref().unwrap().len();
-    assert_eq!((answer.parts.len(), sent + last), (2, 700_000));
-    assert!(answer.parts.iter().all(|part| !part.ima && part.nonce == NONCE));
+    let parts: Vec<_> = answer.logs.parts(NONCE).collect();
+    let sent: usize = parts.iter().map(|part| part.bytes.len()).sum();
+    assert_eq!((parts.len(), sent), (3, 700_000));
+    assert!(parts.iter().all(|part| !part.ima && part.nonce == NONCE));
+    assert_eq!(answer.evidence.event_log, answer.logs.event_log_head(), "announced, and bound");
     assert_eq!(answer.evidence.ima, None, "what was not asked for is not shown");
 }
 

@@ -22,10 +22,6 @@ pub const IMA_PCR: u8 = 10;
 /// The kernel's first entry: a digest over the registers of the boot.
 const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
-/// A file that may be read while it is being written has this digest in reference values, as the
-/// kernel writes it down for one.
-pub(crate) const VIOLATION: FileDigest = FileDigest::Sha256([0; 32]);
-
 /// What the register must have become, and where it was when the last part ended.
 pub(crate) struct Quoted<'a> {
     pub(crate) register: Register,
@@ -100,19 +96,6 @@ pub(crate) fn walk(
     Ok((index, ImaProgress { offset: start.offset + judged, register }))
 }
 
-/// Whether a log, from its first byte, passes through a value of the register. For an attester: a
-/// log that was read before the quote may have been overtaken by it, and is then read again.
-#[must_use]
-pub fn leads_to(log: &[u8], register: &Register) -> bool {
-    let mut value = [0; 32];
-    let own = |entry: &Entry<'_>| entry.pcr == u32::from(IMA_PCR);
-    value == *register
-        || Entries::new(log).map_while(Result::ok).filter(own).any(|entry| {
-            value = entry.extend(&value);
-            value == *register
-        })
-}
-
 fn check_aggregate(entry: &Entry<'_>, aggregates: &[Register]) -> Result<(), ImaReason> {
     let is_one = |digest: FileDigest| {
         aggregates.iter().any(|aggregate| digest == FileDigest::Sha256(*aggregate))
@@ -133,25 +116,24 @@ pub(crate) fn aggregates(registers: &[(u8, Register)]) -> Vec<Register> {
 }
 
 /// Why an entry is not accepted, if it is not.
+///
+/// The kernel extends all ones for a violation, whatever stands in the entry: its path and digest
+/// are nobody's word, so no reference value can be meant by it.
 fn refuse(index: usize, entry: &Entry<'_>, references: &[ReferenceValues]) -> Option<ImaReason> {
-    let digest = if entry.violation { Some(VIOLATION) } else { entry.file_digest() };
+    if entry.violation {
+        return Some(ImaReason::Violation { entry: index, path: path_text(entry.path) });
+    }
     let has = |path: &[u8], digest: FileDigest| {
         let wanted = ReferenceFile { path: path.to_vec(), digest };
         references.iter().any(|document| document.files.binary_search(&wanted).is_ok())
     };
-    let known = digest
-        .is_some_and(|digest| has(entry.path, digest) || (!entry.violation && has(&[], digest)));
-    if known {
+    let known = |digest| has(entry.path, digest) || has(&[], digest);
+    if entry.file_digest().is_some_and(known) {
         return None;
     }
-    let path = path_text(entry.path);
-    Some(if entry.violation {
-        ImaReason::Violation { entry: index, path }
-    } else {
-        let digest = entry.digest_text();
-        let path_known = references.iter().any(|document| document.has_path(entry.path));
-        ImaReason::UnknownFile { entry: index, path, digest, path_known }
-    })
+    let (path, digest) = (path_text(entry.path), entry.digest_text());
+    let path_known = references.iter().any(|document| document.has_path(entry.path));
+    Some(ImaReason::UnknownFile { entry: index, path, digest, path_known })
 }
 
 /// A path for people: paths are bytes, and those of others.

@@ -95,7 +95,11 @@ impl fmt::Display for ImaReason {
                 write!(f, "{path} (entry {entry}, {digest}) is not among the reference values")
             }
             Self::Violation { entry, path } => {
-                write!(f, "{path} (entry {entry}) was read while it was being written")
+                write!(
+                    f,
+                    "something that the log calls {path} (entry {entry}) was read while it was \
+                     being written: nobody knows what was read"
+                )
             }
         }
     }

@@ -49,7 +49,7 @@ impl Machine {
         let boot = EventLog::small_machine("kernel 1");
         let mut files = ImaLog::new(&boot);
         files.file("/usr/bin/bash", "bash 5.2");
-        files.violation("/var/log/lastlog");
+        files.file("/usr/bin/gatewayd", "gatewayd 1");
         let machine = Self { swtpm, identity, boot, files };
         machine.boot_it();
         machine

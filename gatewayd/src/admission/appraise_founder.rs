@@ -19,7 +19,8 @@ use ledger::state::Attestation;
 use ledger::transaction::{ClaimVerdict, FounderResult, Purpose, Statement};
 use zeroize::Zeroizing;
 
-use super::exchange::{Ask, AskError};
+use super::exchange::{Ask, AskError, fetch_logs};
+use super::handing;
 use super::head::KnownSite;
 use super::messages::{
     Bound, Bytes, Challenge, EvidenceRequest, Introduction, LogsWanted, Request, Response,
@@ -86,20 +87,21 @@ pub async fn appraise(
         .map_err(|_| FounderError::Malformed("endorsement key"))?;
     let policy = policy(site, &documents)?;
     let challenge = challenge(site, &policy, nonce, &blob)?;
+    let wanted = challenge.logs;
     let evidence = match founder.ask(&Request::Prove(Box::new(challenge))).await? {
         // Another session has another exporter: its evidence would not be for this challenge.
         (Response::Evidence(evidence), same) if same == exporter => evidence,
         (Response::Evidence(_), _) => return Err(FounderError::Differs("session")),
         (other, _) => return Err(refusal(other)),
     };
+    let logs = fetch_logs(founder, &evidence, wanted).await?;
     let bound = Bound {
         nonce,
         exporter: &exporter,
         identity: &site.gateway.identity,
         vote_key: &introduction.vote.vote_key,
         label: introduction.label,
-        event_log: evidence.event_log.as_deref(),
-        ima: evidence.ima.as_deref(),
+        event_log: evidence.event_log.map(|head| head.digest),
     };
     let asked = Asked {
         qualifying_data: qualifying_data(&bound),
@@ -108,7 +110,7 @@ pub async fn appraise(
         now: site.header.time_ms / 1_000,
         judged: None,
     };
-    let result = judge(&evidence, &introduction, &documents, &policy, &asked)?;
+    let result = judge(&evidence, logs, &introduction, &documents, &policy, &asked)?;
     if !result.is_accepted() {
         return Err(FounderError::NotAccepted(Box::new(result)));
     }
@@ -119,6 +121,7 @@ pub async fn appraise(
 
 fn judge(
     evidence: &EvidenceRequest,
+    logs: handing::Logs,
     introduction: &Introduction,
     documents: &Documents,
     policy: &Policy,
@@ -134,10 +137,8 @@ fn judge(
     }
     let endorsements = attestation::Endorsements::from_bytes(&introduction.endorsements)
         .map_err(malformed("EK certificate"))?;
-    let logs = Logs {
-        event_log: evidence.event_log.as_ref().map(|log| log.to_vec()),
-        ima: evidence.ima.as_ref().map(|log| ImaPart { from_offset: 0, bytes: log.to_vec() }),
-    };
+    let ima = logs.ima.map(|bytes| ImaPart { from_offset: 0, bytes });
+    let logs = Logs { event_log: logs.event_log, ima };
     attestation::appraise(&parsed, &endorsements, &logs, &documents.values, policy, asked)
         .map_err(|_| FounderError::Malformed("evidence"))
 }

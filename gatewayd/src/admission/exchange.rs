@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use ledger::codec::{Decode, DecodeError, Encode};
 
-use super::attester::{Attester, AttesterError};
-use super::messages::{Appraised, ClaimWords, Refused, Request, Response, Wait};
+use super::attester::{Answer, Attester, AttesterError};
+use super::handing::{Logs, Taking};
+use super::messages::{
+    Appraised, ClaimWords, EvidenceRequest, LogsWanted, Refused, Request, Response, Wait,
+};
+use super::verifier::Denial;
 use crate::peers::{Connection, RequestError};
 
 /// Longest wait for an answer: whoever authors an admission answers when it is in a block.
@@ -33,6 +37,9 @@ pub enum AskError {
     /// This gateway cannot answer.
     #[error(transparent)]
     Attester(#[from] AttesterError),
+    /// Logs that it hands over are not what was asked for.
+    #[error("{0}")]
+    Logs(Denial),
 }
 
 /// Somebody who can be asked.
@@ -80,19 +87,51 @@ pub async fn attest(
     let (mut response, mut exporter) = verifier.ask(first).await?;
     for _ in 0..MAX_CHALLENGES {
         let Response::Challenge(challenge) = response else { return verdict(response) };
-        let answer = attester.answer(&challenge, &exporter).await?;
-        for part in answer.parts {
-            match verifier.ask(&Request::Log(Box::new(part))).await?.0 {
-                Response::Heard => {}
-                other => return verdict(other),
-            }
+        let Answer { evidence, logs } = attester.answer(&challenge, &exporter).await?;
+        (response, exporter) = verifier.ask(&Request::Evidence(Box::new(evidence))).await?;
+        if response == Response::SendLogs {
+            tracing::info!(bytes = logs.len(), "hands over its measurement logs");
+            let last = logs.parts(challenge.nonce).map(|part| Request::Log(Box::new(part)));
+            response = hand_over(verifier, last).await?;
         }
-        (response, exporter) = verifier.ask(&Request::Evidence(Box::new(answer.evidence))).await?;
     }
     match response {
         Response::Challenge(_) => Err(AskError::Endless),
         last => verdict(last),
     }
+}
+
+/// Hands over parts in order; what is answered to the last of them.
+async fn hand_over(
+    verifier: &impl Ask,
+    parts: impl Iterator<Item = Request> + Send,
+) -> Result<Response, AskError> {
+    for part in parts {
+        match verifier.ask(&part).await?.0 {
+            Response::Heard => {}
+            other => return Ok(other),
+        }
+    }
+    Err(AskError::Unexpected)
+}
+
+/// Fetches the logs that an attester has announced in its answer to `Prove`.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn fetch_logs(
+    attester: &impl Ask,
+    evidence: &EvidenceRequest,
+    wanted: LogsWanted,
+) -> Result<Logs, AskError> {
+    let mut taking = Taking::announced(evidence, wanted).map_err(AskError::Logs)?;
+    while let Some(question) = taking.missing() {
+        match attester.ask(&Request::Logs(question)).await?.0 {
+            Response::Log(part) => taking.take(&part).map_err(AskError::Logs)?,
+            _ => return Err(AskError::Unexpected),
+        }
+    }
+    taking.finish().map_err(AskError::Logs)
 }
 
 fn verdict(response: Response) -> Result<Said, AskError> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::measurement_logs::{self, HelperError, Request, SOCKET};
+use crate::measurement_logs::{self, HelperError, Request};
 
 /// Why a log cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +49,16 @@ pub struct MachineLogs {
     helper: Option<PathBuf>,
 }
 
-impl Default for MachineLogs {
-    /// The files of the Linux kernel, by way of the helper.
-    fn default() -> Self {
+impl MachineLogs {
+    /// The files of the Linux kernel, by way of the helper that listens at `socket`.
+    pub fn by_helper(socket: &Path) -> Self {
         let files = Self::at(
             Path::new("/sys/kernel/security/tpm0/binary_bios_measurements"),
             Path::new("/sys/kernel/security/ima/binary_runtime_measurements"),
         );
-        Self { helper: Some(SOCKET.into()), ..files }
+        Self { helper: Some(socket.to_owned()), ..files }
     }
-}
 
-impl MachineLogs {
     /// Other files.
     pub fn at(event_log: &Path, ima: &Path) -> Self {
         Self { event_log: event_log.to_owned(), ima: ima.to_owned(), helper: None }

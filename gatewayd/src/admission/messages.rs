@@ -17,7 +17,10 @@ use ledger::transaction::VoteKeyProof;
 
 pub use codec::Bytes;
 use codec::wire;
-pub use parts::{ClaimWords, Label, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words};
+pub use parts::{
+    ClaimWords, EventLogHead, Label, LogPart, LogQuestion, LogsWanted, MAX_CLAIMS, MemberAddress,
+    Profile, Words,
+};
 pub use response::{Appraised, Challenge, HeadAnswer, Progress, Refused, Response, Stage, Wait};
 
 /// Longest part of a log in one message, in bytes; longer logs come in several.
@@ -49,9 +52,10 @@ pub enum Request {
     /// 2: I want to become a member → [`Response::Challenge`], [`Response::Wait`],
     /// [`Response::Refused`].
     Join(Box<Introduction>),
-    /// 3: The answer to a challenge (of `Join` or `Attest`) → [`Response::Appraised`],
-    /// [`Response::NeedsApproval`], [`Response::Refused`]; or [`Response::Challenge`] once more,
-    /// when other or more of the logs is needed.
+    /// 3: The answer to a challenge (of `Join` or `Attest`) → [`Response::SendLogs`] when logs were
+    /// announced in it, [`Response::Appraised`], [`Response::NeedsApproval`],
+    /// [`Response::Refused`]; or [`Response::Challenge`] once more, when other or more of the logs
+    /// is needed.
     Evidence(Box<EvidenceRequest>),
     /// 4: The canonical bytes of an `Admit` with all endorsements, to be authored by a member →
     /// [`Response::Progress`], [`Response::Refused`].
@@ -76,9 +80,13 @@ pub enum Request {
     Prove(Box<Challenge>),
     /// 12: A document that the policy names → [`Response::Document`].
     Document(Hash),
-    /// 13: A part of a log that is too long for one message, before the `Evidence` whose own part
-    /// is the last → [`Response::Heard`].
+    /// 13: The next part of a log that was announced with the evidence, after
+    /// [`Response::SendLogs`] → [`Response::Heard`]; to the last one, what is answered to
+    /// `Evidence`.
     Log(Box<LogPart>),
+    /// 14: A part of a log that was announced in the evidence that answered `Prove`, in the same
+    /// session → [`Response::Log`].
+    Logs(LogQuestion),
 }
 
 /// Who wants to be attested, with everything that is not evidence.
@@ -130,26 +138,14 @@ pub struct EvidenceRequest {
     pub nonce: Hash,
     /// `attestation::Evidence`.
     pub evidence: Bytes<{ Evidence::MAX_LEN }>,
-    /// The firmware's event log, when it was asked for: what follows the parts sent before.
-    pub event_log: Option<Bytes<MAX_LOG_PART>>,
-    /// The IMA list from the offset that was asked for, likewise.
-    pub ima: Option<Bytes<MAX_LOG_PART>>,
+    /// The firmware's event log, when it was asked for: it follows.
+    pub event_log: Option<EventLogHead>,
+    /// Length of the IMA list from the offset that was asked for, likewise: it is read after the
+    /// quote, and bound by the register that it leads to.
+    pub ima: Option<u64>,
 }
 
-wire!(EvidenceRequest, "evidence", MAX_REQUEST, [nonce, evidence, event_log, ima]);
-
-/// The next part of a log, in order. The verifier puts the parts of one challenge together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogPart {
-    /// Nonce of the challenge.
-    pub nonce: Hash,
-    /// Whether it is of the IMA list; else of the event log.
-    pub ima: bool,
-    /// The bytes.
-    pub bytes: Bytes<MAX_LOG_PART>,
-}
-
-wire!(LogPart, "log part", MAX_LOG_PART + 64, [nonce, ima, bytes]);
+wire!(EvidenceRequest, "evidence", Evidence::MAX_LEN + 256, [nonce, evidence, event_log, ima]);
 
 /// A newcomer's signature over the tip: `ledger`'s `ready_digest`, by its vote key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,17 +186,17 @@ pub enum Endorse {
 /// What quote and certification of an answer must carry: it binds them to this verifier's nonce,
 /// to this very TLS session, to the keys and the label that are asked for, and to the logs.
 pub fn qualifying_data(bound: &Bound<'_>) -> [u8; 32] {
-    let Bound { nonce, exporter, identity, vote_key, label, event_log, ima } = bound;
-    let logs = [event_log, ima].map(|log| sha256(&[log.unwrap_or_default()]));
+    let Bound { nonce, exporter, identity, vote_key, label, event_log } = bound;
+    // A log that was not asked for is as an empty one: its absence cannot be forged into a log.
+    let event_log = event_log.unwrap_or_else(|| sha256(&[]));
     sha256(&[
-        b"gatewayd/attest/1",
+        b"gatewayd/attest/2",
         &nonce.0,
         *exporter,
         identity.as_bytes(),
         vote_key.as_bytes(),
         &[u8::from(label.full), u8::from(label.coordinator)],
-        &logs[0].0,
-        &logs[1].0,
+        &event_log.0,
     ])
     .0
 }
@@ -218,10 +214,8 @@ pub struct Bound<'a> {
     pub vote_key: &'a PublicKey,
     /// The label that it asks for.
     pub label: Label,
-    /// The whole event log that goes with the answer.
-    pub event_log: Option<&'a [u8]>,
-    /// The part of the IMA list that goes with it.
-    pub ima: Option<&'a [u8]>,
+    /// SHA-256 of the whole event log that goes with the answer.
+    pub event_log: Option<Hash>,
 }
 
 impl Encode for Request {
@@ -243,6 +237,7 @@ impl Encode for Request {
             Self::Prove(challenge) => encoder.uint(11).value(&**challenge),
             Self::Document(hash) => encoder.uint(12).value(hash),
             Self::Log(part) => encoder.uint(13).value(&**part),
+            Self::Logs(question) => encoder.uint(14).value(question),
         };
     }
 }
@@ -270,6 +265,7 @@ impl Decode for Request {
             11 => Self::Prove(Box::new(Challenge::decode(decoder)?)),
             12 => Self::Document(Hash::decode(decoder)?),
             13 => Self::Log(Box::new(LogPart::decode(decoder)?)),
+            14 => Self::Logs(LogQuestion::decode(decoder)?),
             _ => return Err(DecodeError::Invalid("request number")),
         })
     }

@@ -6,7 +6,8 @@
 //!     Head{site code} ──────────────────────────────> genesis, proof of its own membership
 //!     (checks them; says nothing before that)
 //!     Join{keys, endorsements} ─────────────────────> Challenge{nonce, credential, registers}
-//!     Evidence{activation, certification, quote} ───> Appraised{claims, endorsement}
+//!     Evidence{activation, certification, quote} ───> SendLogs, where the policy wants them
+//!     Log, Log, … ──────────────────────────────────> Appraised{claims, endorsement}
 //!     Admit{endorsements of more than 2/3} ─────────> a member authors the transaction
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod endorsing;
 pub mod exchange;
 pub mod fetching;
 pub mod founder;
+pub mod handing;
 pub mod head;
 pub mod join;
 pub mod logs;

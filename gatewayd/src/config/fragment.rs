@@ -113,6 +113,7 @@ pub(super) struct BusFragment {
 pub(super) struct TpmFragment {
     pub(super) tcti: Option<Spanned<String>>,
     pub(super) insecure_software_tpm_sites: Option<Spanned<bool>>,
+    pub(super) logs_socket: Option<Spanned<String>>,
 }
 
 /// `[storage]`

@@ -21,6 +21,8 @@ pub struct Settings {
     pub tcti: String,
     /// Allow sites founded on a software TPM to act as if attested. For demo and tests only.
     pub insecure_software_tpm_sites: bool,
+    /// Where the root helper `gatewayd-logs` hands out the measurement logs; absolute.
+    pub logs_socket: PathBuf,
     /// Most disk space for ledger and readings, bytes.
     pub disk_budget_bytes: u64,
     /// Longest wait of a reading for its batch, ms; `None`: 15 s below 10 readings/s, 500 ms above.
@@ -193,6 +195,7 @@ impl Default for Settings {
             bus: Bus::System,
             tcti: "device:/dev/tpmrm0".into(),
             insecure_software_tpm_sites: false,
+            logs_socket: crate::measurement_logs::SOCKET.into(),
             disk_budget_bytes: 4096 * MIB,
             batch_interval_ms: None,
             peers: Peers {
@@ -227,6 +230,7 @@ impl Settings {
                 default.insecure_software_tpm_sites,
                 |allowed| Ok(*allowed),
             )?,
+            logs_socket: checked(layers, |f| &f.tpm.logs_socket, default.logs_socket, socket)?,
             disk_budget_bytes: checked(
                 layers,
                 |f| &f.storage.disk_budget_mib,
@@ -255,6 +259,7 @@ impl Settings {
             bus,
             tcti,
             insecure_software_tpm_sites,
+            logs_socket,
             disk_budget_bytes,
             batch_interval_ms,
             peers,
@@ -279,6 +284,11 @@ impl Settings {
                 "tpm.insecure_software_tpm_sites",
                 Some(insecure_software_tpm_sites.to_string()),
                 from(layers, |f| &f.tpm.insecure_software_tpm_sites),
+            ),
+            shown(
+                "tpm.logs_socket",
+                text(&logs_socket.to_string_lossy()),
+                from(layers, |f| &f.tpm.logs_socket),
             ),
             shown(
                 "storage.disk_budget_mib",
@@ -447,6 +457,13 @@ fn tcti(text: &String) -> Result<String, String> {
         Ok(text.clone())
     } else {
         Err(format!("`{text}` is no TCTI; known: device:PATH, swtpm:host=…,port=…, mssim:…"))
+    }
+}
+
+fn socket(text: &String) -> Result<PathBuf, String> {
+    match Path::new(text).is_absolute() && !text.contains('\0') {
+        true => Ok(text.into()),
+        false => Err(format!("`{text}` is no absolute path of a socket")),
     }
 }
 

@@ -22,6 +22,7 @@ fn mistakes_name_file_line_and_column() {
         ("relative path", "data_dir = \"here\"", "input:1:12: `here` is not an absolute path"),
         ("level", "log_level = \"loud\"", "input:1:13: `loud` is none of error"),
         ("bus", "[bus]\naddress = \"session\"", "input:2:11: `session` is neither"),
+        ("socket", "[tpm]\nlogs_socket = \"x\"", "input:2:15: `x` is no absolute path"),
         ("tcti", "[tpm]\ntcti = \"/dev/tpm0\"", "input:2:8: `/dev/tpm0` is no TCTI"),
         ("budget", "[storage]\ndisk_budget_mib = 3", "input:2:19: 3 is not between 16"),
         ("negative", "[storage]\ndisk_budget_mib = -1", "input:2:19: -1 is not between"),
@@ -60,6 +61,7 @@ fn values_land_where_they_belong() {
         [tpm]
         tcti = "swtpm:host=localhost,port=2321"
         insecure_software_tpm_sites = true
+        logs_socket = "/run/logs.socket"
         [storage]
         disk_budget_mib = 32
         [readings]
@@ -85,6 +87,7 @@ fn values_land_where_they_belong() {
         bus: Bus::Address("unix:path=/tmp/bus".into()),
         tcti: "swtpm:host=localhost,port=2321".into(),
         insecure_software_tpm_sites: true,
+        logs_socket: "/run/logs.socket".into(),
         disk_budget_bytes: 32 * 1024 * 1024,
         batch_interval_ms: Some(250),
         peers: Peers {

@@ -38,10 +38,11 @@ impl Control {
             })?;
         let pcrs = parts.ledger.view(|state| state.policy().pcrs).await?;
         let (tpm, info) = (self.tpm.clone(), parts.identity.clone());
+        let machine = MachineLogs::by_helper(&self.settings.logs_socket);
         blocking(move || {
             // The log may be ahead of the quote, not behind it.
             let evidence = quote(&tpm, &info, pcrs)?;
-            let logs = logs(&MachineLogs::default(), profile)?;
+            let logs = logs(&machine, profile)?;
             let found = propose(&evidence, &logs, profile)
                 .map_err(|error| ControlError::Refused(error.to_string()))?;
             Ok(found.iter().map(attestation::ReferenceValues::to_bytes).collect())

@@ -22,6 +22,7 @@ use ledger::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
 mod address_book;
+mod allowance;
 mod dial;
 mod discovery;
 mod error;
@@ -39,6 +40,7 @@ mod tls;
 mod wire;
 
 pub use address_book::remember;
+pub use allowance::Allowance;
 pub use discovery::{SERVICE, browse};
 pub use error::{AddressError, DialError, RequestError, SendError, StartError};
 pub use handle::{Connection, Handle, start};
@@ -159,6 +161,8 @@ pub struct Incoming {
     pub bytes: Vec<u8>,
     /// The answer, at most [`MAX_REQUEST`] bytes.
     pub reply: oneshot::Sender<Vec<u8>>,
+    /// Lets a guest send more and stay for longer than others.
+    pub allowance: Allowance,
 }
 
 /// Signs handshakes with the identity key.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ledger::ids::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{FRAME_COST, Next, Outbox, WINDOW};
 use super::shared::Shared;
@@ -17,7 +17,7 @@ use super::wire::{
     Assembler, Goodbye, HEAD, Head, Hello, Kind, MAX_PAYLOAD, Message, Outcome, Purpose, Role,
     WireError, write_answer, write_request,
 };
-use super::{Beat, Direction, Incoming, MAX_REQUEST, RequestError, Session};
+use super::{Allowance, Beat, Direction, Incoming, MAX_REQUEST, RequestError, Session};
 use crate::clock;
 
 /// Longest wait for a goodbye to leave.
@@ -139,6 +139,8 @@ pub(super) struct Peer {
     heard: Notify,
     calls: Calls,
     serving: AtomicUsize,
+    /// What this guest may beyond others.
+    allowance: Allowance,
     /// Bulk that came and that the ledger has not taken, in bytes of credit.
     unread: AtomicUsize,
 }
@@ -163,6 +165,7 @@ impl Peer {
             heard: Notify::new(),
             calls: Calls::default(),
             serving: AtomicUsize::new(0),
+            allowance: Allowance::default(),
             unread: AtomicUsize::new(0),
         }
     }
@@ -224,13 +227,26 @@ impl Peer {
         let closed = tokio::select! {
             closed = self.read(reader, assembler, shared, bytes) => closed,
             closed = self.write(writer, &shared.limits) => closed,
-            () = tokio::time::sleep(time) => Closed::Time,
+            () = self.overstays(time) => Closed::Time,
         };
         self.outbox.close(closed.goodbye());
         self.calls.close(closed.words());
         // Who waits for a sign of life need not wait for longer.
         self.heard.notify_waiters();
         closed
+    }
+
+    /// Ends when a guest has stayed for longer than it may by then.
+    async fn overstays(&self, time: Duration) {
+        let began = Instant::now();
+        // Past the end of all times there is nothing to wait for: a member may stay.
+        while let Some(end) = began.checked_add(time.saturating_add(self.allowance.time())) {
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+        std::future::pending().await
     }
 
     /// Says the last word, and hears the other end out for a moment: closing a socket that holds
@@ -271,8 +287,11 @@ impl Peer {
                 return Closed::Here(None);
             }
             let length = usize::from(head.length);
-            let Some(left) = budget.checked_sub(HEAD + length) else { return Closed::Bytes };
-            budget = left;
+            match budget.checked_sub(HEAD + length) {
+                Some(left) => budget = left,
+                None if self.allowance.take(HEAD + length) => {}
+                None => return Closed::Bytes,
+            }
             if head.kind == Kind::Bulk {
                 taken_in.cost += length + FRAME_COST;
                 let before = self.unread.fetch_add(length + FRAME_COST, Ordering::Relaxed);
@@ -338,7 +357,8 @@ impl Peer {
             return busy();
         }
         let (reply, answer) = oneshot::channel();
-        let incoming = Incoming { session: shared.session_now(&self.session), bytes, reply };
+        let (session, allowance) = (shared.session_now(&self.session), self.allowance.clone());
+        let incoming = Incoming { session, bytes, reply, allowance };
         if shared.incoming.try_send(incoming).is_err() {
             return busy();
         }

@@ -164,7 +164,7 @@ impl Site {
             vote,
             order,
             data_dir: self.settings.data_dir.clone(),
-            logs: MachineLogs::default(),
+            logs: MachineLogs::by_helper(&self.settings.logs_socket),
             progress: self.join.clone(),
         };
         Ok(tokio::spawn(async move {

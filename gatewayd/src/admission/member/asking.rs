@@ -9,11 +9,12 @@ use tokio::sync::oneshot;
 
 use super::serving::{Reply, denied, refused, send};
 use super::{Member, Shared, now};
+use crate::admission::attester::Answer;
 use crate::admission::exchange::{Ask, AskError};
-use crate::admission::messages::{Challenge, Endorse, Request, Response};
+use crate::admission::messages::{Challenge, Endorse, LogQuestion, Request, Response};
 use crate::admission::quorum::{self, Answers, Question};
 use crate::control::{ControlError, Result};
-use crate::peers::{Incoming, RequestError, Session};
+use crate::peers::{Allowance, Incoming, RequestError, Session};
 use crate::vault;
 
 /// Longest wait for a challenge or a verdict.
@@ -47,20 +48,26 @@ impl Member {
         if let Err(denial) = self.shown.prove(now().mono_ms, session) {
             return send(reply, &denied(&denial));
         }
-        let exporter = session.exporter;
+        let asker = session.clone();
         self.beside(session, reply, move |shared| async move {
             let none = || ControlError::Unavailable("this gateway cannot prove itself now".into());
             let attester = shared.attester.as_deref().ok_or_else(none)?;
             let tpm = |error: crate::admission::attester::AttesterError| {
                 ControlError::Tpm(error.to_string())
             };
-            let answer = attester.answer(&challenge, &exporter).await.map_err(tpm)?;
-            // Long logs come in several requests, and this is one answer.
-            if !answer.parts.is_empty() {
-                return Ok(refused("the measurement logs do not fit one answer"));
-            }
-            Ok(Response::Evidence(Box::new(answer.evidence)))
+            let answer = attester.answer(&challenge, &asker.exporter).await.map_err(tpm)?;
+            let Answer { evidence, logs } = answer;
+            shared.handed().keep(now().mono_ms, &asker, challenge.nonce, logs);
+            Ok(Response::Evidence(Box::new(evidence)))
         });
+    }
+
+    /// Gives a part of the logs that were announced in such an answer.
+    pub(super) fn log_part(&self, session: &Session, question: &LogQuestion) -> Response {
+        match self.shared.handed().part(now().mono_ms, session, question) {
+            Ok(part) => Response::Log(Box::new(part)),
+            Err(denial) => denied(&denial),
+        }
     }
 }
 
@@ -82,6 +89,7 @@ impl Conversation {
 
     async fn ask_oneself(&self, bytes: Vec<u8>) -> std::result::Result<Vec<u8>, RequestError> {
         let gone = RequestError::Closed("this gateway is stopping");
+        let allowance = Allowance::default();
         let session = Session {
             node: self.shared.gateway,
             identity: self.shared.identity.ok_or(gone)?,
@@ -90,7 +98,7 @@ impl Conversation {
             remote: ([127, 0, 0, 1], 0).into(),
         };
         let (reply, answer) = oneshot::channel();
-        self.shared.own.send(Incoming { session, bytes, reply }).await.map_err(|_| gone)?;
+        self.shared.own.send(Incoming { session, bytes, reply, allowance }).await.map_err(|_| gone)?;
         let late = |_| RequestError::Timeout(self.limit);
         let answer = tokio::time::timeout(self.limit, answer).await.map_err(late)?;
         answer.map_err(|_| RequestError::Unanswered)

@@ -16,10 +16,11 @@ use tokio::sync::oneshot;
 
 use super::asking::ATTEST_TIMEOUT;
 use super::{Member, Shared};
+use crate::admission::handing::Taking;
 use crate::admission::messages::{Request, Response};
 use crate::clock;
 use crate::control::{ControlError, Result};
-use crate::peers::{Incoming, Session};
+use crate::peers::{Allowance, Incoming, Session};
 
 /// A member that came back renews by itself; who has not done so after this long is asked, ms.
 const PATIENCE_MS: u64 = 120_000;
@@ -32,6 +33,9 @@ const MAX_CALLED: usize = 128;
 
 /// Whom another voter has found failing is asked at most so often, ms.
 const URGENT_EVERY_MS: u64 = 60_000;
+
+/// This gateway asks for whole logs once, where it has read in others' before.
+const MAX_CHALLENGES: usize = 2;
 
 /// What is under way.
 #[derive(Default)]
@@ -129,19 +133,51 @@ fn is_due(member: &Known, here_ms: u64, site_ms: u64) -> bool {
 async fn call(shared: &Shared, node: NodeId) -> Result<()> {
     let (session, introduced) = ask(shared, node, &Request::Introduce).await?;
     let Response::Introduction(introduction) = introduced else { return Err(unexpected()) };
-    let asked = as_member(shared, &session, &Request::Attest(introduction)).await?;
-    let challenge = match asked {
-        Response::Challenge(challenge) => challenge,
-        Response::Refused(no) => return Err(ControlError::Refused(no.reason.as_str().into())),
-        _ => return Err(unexpected()),
-    };
-    let (same, evidence) = ask(shared, node, &Request::Prove(challenge)).await?;
-    let Response::Evidence(evidence) = evidence else { return Err(unexpected()) };
-    if same.exporter != session.exporter {
-        return Err(ControlError::Unavailable("the connection was made anew".into()));
+    let mut said = as_member(shared, &session, &Request::Attest(introduction)).await?;
+    for _ in 0..MAX_CHALLENGES {
+        let challenge = match said {
+            Response::Challenge(challenge) => challenge,
+            Response::Refused(no) => return Err(ControlError::Refused(no.reason.as_str().into())),
+            // The verdict is kept by the verifier; nothing is to be answered to anybody.
+            _ => return Ok(()),
+        };
+        let wanted = challenge.logs;
+        let (same, evidence) = ask(shared, node, &Request::Prove(challenge)).await?;
+        let Response::Evidence(evidence) = evidence else { return Err(unexpected()) };
+        if same.exporter != session.exporter {
+            return Err(ControlError::Unavailable("the connection was made anew".into()));
+        }
+        let announced = Taking::announced(&evidence, wanted);
+        said = as_member(shared, &session, &Request::Evidence(evidence)).await?;
+        if let (Response::SendLogs, Ok(logs)) = (&said, announced) {
+            said = relay(shared, &session, node, logs).await?;
+        }
+        // Keys are shown before each challenge.
+        if matches!(said, Response::Challenge(_)) {
+            ask(shared, node, &Request::Introduce).await?;
+        }
     }
-    // The verdict is kept by the verifier; nothing is to be answered to anybody.
-    as_member(shared, &session, &Request::Evidence(evidence)).await.map(drop)
+    Err(unexpected())
+}
+
+/// Fetches a member's logs and hands each part in for it; what is answered to the last.
+async fn relay(
+    shared: &Shared,
+    session: &Session,
+    node: NodeId,
+    mut logs: Taking,
+) -> Result<Response> {
+    while let Some(question) = logs.missing() {
+        let (_, Response::Log(part)) = ask(shared, node, &Request::Logs(question)).await? else {
+            return Err(unexpected());
+        };
+        logs.take(&part).map_err(|denial| ControlError::Refused(denial.to_string()))?;
+        match as_member(shared, session, &Request::Log(part)).await? {
+            Response::Heard => {}
+            last => return Ok(last),
+        }
+    }
+    Err(unexpected())
 }
 
 fn unexpected() -> ControlError {
@@ -161,7 +197,8 @@ async fn ask(shared: &Shared, node: NodeId, request: &Request) -> Result<(Sessio
 async fn as_member(shared: &Shared, session: &Session, request: &Request) -> Result<Response> {
     let gone = || ControlError::Unavailable("this gateway is stopping".into());
     let (reply, answer) = oneshot::channel();
-    let incoming = Incoming { session: session.clone(), bytes: request.to_bytes(), reply };
+    let (session, allowance) = (session.clone(), Allowance::default());
+    let incoming = Incoming { session, bytes: request.to_bytes(), reply, allowance };
     shared.own.send(incoming).await.map_err(|_| gone())?;
     let bytes = answer.await.map_err(|_| gone())?;
     Response::from_bytes(&bytes).map_err(|_| unexpected())

@@ -22,7 +22,7 @@ mod snapshots;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use attestation::tpm::{IdentityInfo, Tpm};
@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 
 use super::attester::Attester;
 use super::founder::Shown;
+use super::handing::HandedOut;
 use super::logs::MachineLogs;
 use super::membership::Readiness;
 use super::messages::Label;
@@ -178,6 +179,7 @@ pub fn start(asks: Asks, parts: Parts) {
         jobs: Jobs::default(),
         liveness: parts.liveness,
         snapshots: snapshots::Snapshots::default(),
+        handed: Arc::default(),
     };
     let keys = Keys { tpm, identity, vote_key, logs, label: None, next_ms: 0 };
     tokio::spawn(Member::new(shared, keys).run(asks.0, parts.incoming, own));
@@ -235,6 +237,14 @@ struct Shared {
     jobs: Jobs,
     liveness: coordination::Handle,
     snapshots: snapshots::Snapshots,
+    /// Logs of this gateway that who challenged it may fetch.
+    handed: Arc<Mutex<HandedOut>>,
+}
+
+impl Shared {
+    fn handed(&self) -> MutexGuard<'_, HandedOut> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The task's state.

@@ -10,14 +10,14 @@ use zeroize::Zeroizing;
 use super::{Member, Shared, now};
 use crate::admission::endorsing::sign_statement;
 use crate::admission::messages::{
-    Appraised, Bytes, ClaimWords, Endorse, EvidenceRequest, HeadAnswer, Introduction,
+    Appraised, Bytes, ClaimWords, Endorse, EvidenceRequest, HeadAnswer, Introduction, LogPart,
     MemberAddress, Progress, Refused, Request, Response, Stage, Wait,
 };
 use crate::admission::verifier::{
     Denial, Effect, Facts, Fresh, Input, Introduced, Query, Stand, Trust, entry, fitting, words,
 };
 use crate::control::{ControlError, Result};
-use crate::peers::{Incoming, Session};
+use crate::peers::{Allowance, Incoming, Session};
 use crate::vault;
 use ledger::ids::Hash;
 use ledger::proof::Anchor;
@@ -32,7 +32,7 @@ const MAX_MEMBERS: usize = 128;
 impl Member {
     /// Answers one request. What it says nothing to, has no answer: the asker is told so.
     pub(super) async fn serve(&mut self, incoming: Incoming) {
-        let Incoming { session, bytes, reply } = incoming;
+        let Incoming { session, bytes, reply, allowance } = incoming;
         let request = match Request::from_bytes(&bytes) {
             Ok(request) => request,
             Err(error) => {
@@ -40,13 +40,19 @@ impl Member {
                 return;
             }
         };
-        match self.respond(&session, request, reply).await {
+        match self.respond(&session, request, reply, &allowance).await {
             Ok(()) => {}
             Err(error) => tracing::debug!(peer = %session.remote, %error, "no answer"),
         }
     }
 
-    async fn respond(&mut self, session: &Session, request: Request, reply: Reply) -> Result<()> {
+    async fn respond(
+        &mut self,
+        session: &Session,
+        request: Request,
+        reply: Reply,
+        allowance: &Allowance,
+    ) -> Result<()> {
         match request {
             Request::Head(anchor) => {
                 self.beside(session, reply, move |shared| head(shared, anchor))
@@ -58,14 +64,12 @@ impl Member {
                 self.introduced(session, Purpose::Attest, &introduction, reply).await?;
             }
             Request::Log(part) => {
-                let facts = self.facts(session).await?;
-                let effects = match facts {
-                    Some(facts) => self.verifier.step(now(), session, &facts, Input::Log(&part)),
-                    None => vec![Effect::Reply(denied(&Denial::NoChallenge))],
-                };
-                self.act(session, effects, reply).await;
+                self.answered(session, Answered::Log(&part), reply, allowance).await?;
             }
-            Request::Evidence(answer) => self.evidence(session, &answer, reply).await?,
+            Request::Logs(question) => send(reply, &self.log_part(session, &question)),
+            Request::Evidence(answer) => {
+                self.answered(session, Answered::Evidence(&answer), reply, allowance).await?;
+            }
             Request::Admit(admit) => self.submit(session, &admit, reply),
             Request::Progress => send(reply, &self.progress(&session.node).await?),
             Request::Ready(ready) => self.ready(session, ready, reply).await?,
@@ -98,11 +102,13 @@ impl Member {
         Ok(())
     }
 
-    async fn evidence(
+    /// What comes in answer to a challenge: the evidence, or a part of its logs.
+    async fn answered(
         &mut self,
         session: &Session,
-        answer: &EvidenceRequest,
+        answered: Answered<'_>,
         reply: Reply,
+        allowance: &Allowance,
     ) -> Result<()> {
         let Some(facts) = self.facts(session).await? else {
             send(reply, &denied(&Denial::NoChallenge));
@@ -112,8 +118,18 @@ impl Member {
             let documents = self.shared.ledger.view(Trust::documents).await?;
             self.trust = Trust::read(documents);
         }
-        let input = Input::Evidence { answer, trust: &self.trust, fresh: fresh()? };
+        let (trust, fresh) = (&self.trust, fresh()?);
+        let input = match answered {
+            Answered::Evidence(answer) => Input::Evidence { answer, trust, fresh },
+            Answered::Log(part) => Input::Log { part, trust, fresh },
+        };
         let effects = self.verifier.step(now(), session, &facts, input);
+        for effect in &effects {
+            // Before the answer: what was allowed may come at once.
+            if let Effect::Allow { bytes, time } = effect {
+                allowance.raise(*bytes, *time);
+            }
+        }
         self.act(session, effects, reply).await;
         Ok(())
     }
@@ -151,6 +167,7 @@ impl Member {
                         send(reply, &response);
                     }
                 }
+                Effect::Allow { .. } => {}
                 Effect::Record { node, reason } => self.record(session, node, &reason),
                 Effect::Failed(statement) => self.alert_failed(&statement),
             }
@@ -276,6 +293,12 @@ impl Member {
             send(reply, &job.await.unwrap_or_else(|error| failed(&error)));
         });
     }
+}
+
+/// What comes in answer to a challenge.
+enum Answered<'a> {
+    Evidence(&'a EvidenceRequest),
+    Log(&'a LogPart),
 }
 
 /// Where an answer goes.

@@ -2,8 +2,10 @@
 
 use ledger::codec::{DecodeError, Decoder, Text};
 use ledger::crypto::PublicKey;
+use ledger::ids::Hash;
 
-use super::codec::wire;
+use super::codec::{Bytes, wire};
+use super::MAX_LOG_PART;
 pub use ledger::policy::Profile;
 pub use ledger::transaction::Label;
 
@@ -50,6 +52,50 @@ pub struct LogsWanted {
 }
 
 wire!(LogsWanted, "logs", 16, [event, ima_from]);
+
+/// An event log that follows its evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventLogHead {
+    /// Its length, bytes.
+    pub len: u64,
+    /// Its SHA-256, which the TPM has attested over.
+    pub digest: Hash,
+}
+
+wire!(EventLogHead, "event log", 64, [len, digest]);
+
+/// The next part of a log, in order: as long as a part may be, but for the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPart {
+    /// Nonce of the challenge.
+    pub nonce: Hash,
+    /// Whether it is of the IMA list; else of the event log.
+    pub ima: bool,
+    /// The bytes.
+    pub bytes: Bytes<MAX_LOG_PART>,
+}
+
+wire!(LogPart, "log part", MAX_LOG_PART + 64, [nonce, ima, bytes]);
+
+impl LogPart {
+    /// Of which log it is, in words.
+    pub fn what(&self) -> &'static str {
+        if self.ima { "IMA log" } else { "event log" }
+    }
+}
+
+/// Which part of a log is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogQuestion {
+    /// Nonce of the challenge that the log was announced in answer to.
+    pub nonce: Hash,
+    /// Whether it is of the IMA list; else of the event log.
+    pub ima: bool,
+    /// Its first byte, counted from the beginning of what was announced.
+    pub from: u64,
+}
+
+wire!(LogQuestion, "log question", 64, [nonce, ima, from]);
 
 /// A policy's profile as the wire has it; the ledger encodes it inside the policy only.
 pub(super) fn profile(decoder: &mut Decoder<'_>) -> Result<Profile, DecodeError> {

@@ -8,7 +8,9 @@ use ledger::ids::{Hash, Height, NodeId};
 use ledger::proof::MAX_PROOF;
 
 use super::codec::{Bytes, ascending, wire};
-use super::parts::{ClaimWords, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words, profile};
+use super::parts::{
+    ClaimWords, LogPart, LogsWanted, MAX_CLAIMS, MemberAddress, Profile, Words, profile,
+};
 use super::{
     EvidenceRequest, Introduction, MAX_DOCUMENT, MAX_NODES, MAX_REQUEST, MAX_SNAPSHOT_PART,
 };
@@ -56,6 +58,10 @@ pub enum Response {
     /// 14: Not signed: of the gateways that would vote, these were not heard for long enough here;
     /// ascending, never none.
     NotHeard(Vec<NodeId>),
+    /// 15: The TPM is one that may be believed: now the logs that were announced, part by part.
+    SendLogs,
+    /// 16: A part of a log that was asked for.
+    Log(Box<LogPart>),
 }
 
 /// A member's record as far as a newcomer needs it to know that it is at the right site.
@@ -223,6 +229,8 @@ impl Encode for Response {
             Self::Evidence(evidence) => encoder.uint(12).value(&**evidence),
             Self::Document(document) => encoder.uint(13).value(document),
             Self::NotHeard(nodes) => encoder.uint(14).list(nodes),
+            Self::SendLogs => encoder.uint(15).null(),
+            Self::Log(part) => encoder.uint(16).value(&**part),
         };
     }
 }
@@ -251,6 +259,8 @@ impl Decode for Response {
             12 => Self::Evidence(Box::new(EvidenceRequest::decode(decoder)?)),
             13 => Self::Document(Bytes::decode(decoder)?),
             14 => Self::NotHeard(ascending(decoder, "nodes", MAX_NODES)?),
+            15 => super::codec::nothing(decoder, Self::SendLogs)?,
+            16 => Self::Log(Box::new(LogPart::decode(decoder)?)),
             _ => return Err(DecodeError::Invalid("response number")),
         })
     }

@@ -39,7 +39,7 @@ fn evidence() -> Box<EvidenceRequest> {
     Box::new(EvidenceRequest {
         nonce: Hash([5; 32]),
         evidence: bytes(6, 700),
-        event_log: Some(bytes(7, 3000)),
+        event_log: Some(EventLogHead { len: 30_000, digest: Hash([7; 32]) }),
         ima: None,
     })
 }
@@ -82,6 +82,7 @@ fn requests() -> Vec<Request> {
         Request::Prove(challenge()),
         Request::Document(hash),
         Request::Log(Box::new(LogPart { nonce: hash, ima: true, bytes: bytes(2, 40) })),
+        Request::Logs(LogQuestion { nonce: hash, ima: false, from: 262_144 }),
     ]
 }
 
@@ -117,6 +118,8 @@ fn responses() -> Vec<Response> {
         Response::Evidence(evidence()),
         Response::Document(bytes(1, 5)),
         Response::NotHeard(vec![NodeId([1; 20]), NodeId([2; 20])]),
+        Response::SendLogs,
+        Response::Log(Box::new(LogPart { nonce: Hash([3; 32]), ima: false, bytes: bytes(2, 40) })),
     ]
 }
 
@@ -149,18 +152,16 @@ fn numbers_are_all_different_and_none_is_left_out() {
         numbers
     };
     let sent = numbers(&mut requests().iter().map(Encode::to_bytes));
-    assert_eq!(sent, (1..=13).collect::<Vec<_>>());
+    assert_eq!(sent, (1..=14).collect::<Vec<_>>());
     let answered = numbers(&mut responses().iter().map(Encode::to_bytes));
-    assert_eq!(answered, (1..=14).collect::<Vec<_>>());
+    assert_eq!(answered, (1..=16).collect::<Vec<_>>());
 }
 
 #[test]
 fn what_is_too_long_or_out_of_order_is_refused() {
     assert!(Bytes::<4>::new(vec![0; 5]).is_err());
-    let mut long = evidence();
-    long.event_log = Some(Bytes::new(vec![0; MAX_LOG_PART]).unwrap());
-    long.ima = long.event_log.clone();
-    let request = Request::Evidence(long).to_bytes();
+    let (nonce, bytes) = (Hash([5; 32]), Bytes::new(vec![0; MAX_LOG_PART]).unwrap());
+    let request = Request::Log(Box::new(LogPart { nonce, ima: false, bytes })).to_bytes();
     assert!(request.len() < MAX_REQUEST);
     assert!(Request::from_bytes(&request).is_ok());
     // A length that no message has is refused before anything is taken.
@@ -182,7 +183,6 @@ fn qualifying_data_binds_every_part() {
         vote_key: &vote,
         label: LABEL,
         event_log: None,
-        ima: None,
     };
     let coordinator = Label { full: false, coordinator: true };
     let all = [
@@ -192,14 +192,13 @@ fn qualifying_data_binds_every_part() {
         Bound { identity: &other, ..bound },
         Bound { vote_key: &other, ..bound },
         Bound { label: coordinator, ..bound },
-        Bound { event_log: Some(b"log"), ..bound },
-        Bound { ima: Some(b"log"), ..bound },
+        Bound { event_log: Some(sha256(&[b"log"])), ..bound },
     ];
     let mut data: Vec<_> = all.iter().map(qualifying_data).collect();
     data.sort_unstable();
     data.dedup();
     assert_eq!(data.len(), all.len());
     // A log that was not asked for is as an empty one: its absence cannot be forged into a log.
-    let empty = Bound { event_log: Some(b""), ..bound };
+    let empty = Bound { event_log: Some(sha256(&[])), ..bound };
     assert_eq!(qualifying_data(&bound), qualifying_data(&empty));
 }

@@ -11,6 +11,7 @@ use ledger::transaction::{ClaimVerdict, Purpose, Statement};
 use super::challenges::Open;
 use super::facts::{Facts, Seat};
 use super::{Denial, Introduced, Trust};
+use crate::admission::handing;
 use crate::admission::messages::{Bound, ClaimWords, EvidenceRequest, Words, qualifying_data};
 use crate::peers::Session;
 
@@ -33,8 +34,9 @@ pub(super) fn check(
         Purpose::Admit => check_newcomer(facts, introduced)?,
         Purpose::Attest | Purpose::Fail => check_member(facts, introduced)?,
     }
+    // Of a TPM that nobody vouches for, the model is only what it says of itself.
     let kind = introduced.ek_kind.number();
-    match facts.model_kind {
+    match facts.model_kind.filter(|_| !is_key_only(facts, introduced)) {
         Some(accepted) if accepted != kind => Err(Denial::SecondEkType),
         _ => Ok(()),
     }
@@ -120,10 +122,11 @@ pub fn check_seat(seat: Seat, node: &NodeId, purpose: Purpose) -> Result<(), Den
     }
 }
 
-/// Appraises the answer to a challenge.
+/// Appraises the answer to a challenge, with the logs that came with it.
 ///
 /// # Errors
-/// [`Denial`]: malformed, about other keys, without a log that was asked for.
+/// [`Denial`]: malformed, about other keys.
+#[expect(clippy::too_many_arguments, reason = "each is another's word on one answer")]
 pub(super) fn appraise(
     open: &Open,
     session: &Session,
@@ -131,6 +134,7 @@ pub(super) fn appraise(
     facts: &Facts,
     trust: &Trust,
     judged: Option<Judged>,
+    logs: handing::Logs,
 ) -> Result<AttestationResult, Denial> {
     let introduced = &open.introduced;
     let policy = trust.policy(facts, introduced)?;
@@ -143,19 +147,17 @@ pub(super) fn appraise(
     if !same {
         return Err(Denial::OtherKeys);
     }
-    let event_log = joined(&open.event_log, answer.event_log.as_deref());
-    let ima = joined(&open.ima, answer.ima.as_deref());
     let qualifying_data = qualifying_data(&Bound {
         nonce: open.nonce,
         exporter: &session.exporter,
         identity: &introduced.identity,
         vote_key: &introduced.vote.vote_key,
         label: introduced.label,
-        event_log: event_log.as_deref(),
-        ima: ima.as_deref(),
+        event_log: answer.event_log.map(|head| head.digest),
     });
     let from_offset = judged.as_ref().map_or(0, Judged::ima_offset);
-    let logs = Logs { event_log, ima: ima.map(|bytes| ImaPart { from_offset, bytes }) };
+    let ima = logs.ima.map(|bytes| ImaPart { from_offset, bytes });
+    let logs = Logs { event_log: logs.event_log, ima };
     // Certificates are judged at the site's time, which all verifiers share.
     let now = facts.time_ms / 1_000;
     let challenge = Challenge { qualifying_data, credential: *open.secret, now, judged };
@@ -164,19 +166,35 @@ pub(super) fn appraise(
         .map_err(|error| Denial::Evidence(error.to_string()))
 }
 
-/// A log from the parts that came before the evidence and the last one, which came with it.
-fn joined(parts: &[u8], last: Option<&[u8]>) -> Option<Vec<u8>> {
-    last.map(|last| [parts, last].concat())
+/// Whether nobody need vouch for this attester: a coordinator where the site's policy takes its key
+/// alone (design §5, `coordinator_attestation`).
+pub(super) fn is_key_only(facts: &Facts, introduced: &Introduced) -> bool {
+    !facts.policy.coordinator_attestation && !introduced.label.full
 }
 
-/// Verdicts as the site's policy takes them: a coordinator whose key suffices need not be vouched
-/// for by anybody (design §5, `coordinator_attestation`).
+/// Verdicts before any log was read: those on the logs stand for nothing yet.
+pub(super) fn verdicts_on_tpm(
+    facts: &Facts,
+    introduced: &Introduced,
+    result: &AttestationResult,
+) -> Vec<Verdict> {
+    let mut all = verdicts(facts, introduced, result);
+    for verdict in &mut all {
+        if matches!(verdict.kind, ClaimKind::Boot | ClaimKind::Ima) && verdict.denies() {
+            verdict.status = Status::Warning;
+            verdict.reason = "not judged: no log is taken from a TPM that is not accepted".into();
+        }
+    }
+    all
+}
+
+/// Verdicts as the site's policy takes them.
 pub(super) fn verdicts(
     facts: &Facts,
     introduced: &Introduced,
     result: &AttestationResult,
 ) -> Vec<Verdict> {
-    let key_only = !facts.policy.coordinator_attestation && !introduced.label.full;
+    let key_only = is_key_only(facts, introduced);
     let spared = [ClaimKind::Endorsement, ClaimKind::Hardware, ClaimKind::Boot, ClaimKind::Ima];
     let verdict = |claim: &attestation::Claim| {
         let denied = claim.status == Status::Contraindicated;

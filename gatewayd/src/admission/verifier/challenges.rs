@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use attestation::logs::{MAX_EVENT_LOG_LEN, MAX_IMA_LEN};
 use ledger::ids::Hash;
 use ledger::transaction::Purpose;
 use zeroize::Zeroizing;
 
 use super::{Denial, Introduced};
-use crate::admission::messages::{LogPart, LogsWanted};
+use crate::admission::handing::Taking;
+use crate::admission::messages::{EvidenceRequest, LogPart, LogsWanted};
 use crate::peers::Session;
 
 /// How long a challenge may be answered: a chip with an RSA key takes some ten seconds.
@@ -24,8 +24,17 @@ pub(super) const MAX_GUESTS_PER_ADDRESS: usize = 8;
 /// Open challenges of members: no site has more gateways.
 pub(super) const MAX_MEMBERS: usize = 128;
 
-/// Logs of all open challenges of guests together, in bytes; of members likewise.
+/// Logs that guests hand over at the same time, in bytes as announced; members likewise.
 pub(super) const MAX_LOGS: usize = 64 << 20;
+
+/// Guests that hand over logs at the same time; members likewise.
+pub(super) const MAX_SENDERS: usize = 4;
+
+/// Slowest pace at which logs are taken, bytes a second: that of a cellular modem.
+pub(super) const LOGS_PACE: u64 = 64 * 1024;
+
+/// Whoever hands over logs and is silent for so long has ended it, ms.
+pub(super) const SILENT_MS: u64 = 30_000;
 
 /// A challenge that was made.
 #[derive(Debug)]
@@ -34,7 +43,10 @@ pub(super) struct Open {
     exporter: [u8; 32],
     address: IpAddr,
     member: bool,
-    opened_ms: u64,
+    /// When it expires, unless logs come.
+    until_ms: u64,
+    /// When it expires even then.
+    end_ms: u64,
     /// What the evidence is for.
     pub purpose: Purpose,
     /// Who was challenged.
@@ -48,11 +60,18 @@ pub(super) struct Open {
     /// Whole logs were asked for, because parts did not suffice: once.
     pub whole: bool,
     /// The logs that were asked for.
-    wanted: LogsWanted,
-    /// What of the event log came before the evidence.
-    pub event_log: Vec<u8>,
-    /// What of the IMA list came before the evidence.
-    pub ima: Vec<u8>,
+    pub wanted: LogsWanted,
+    /// The answer, of a TPM that may be believed, while its logs come.
+    answered: Option<Answered>,
+}
+
+/// An answer whose logs come.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// The answer.
+    pub answer: EvidenceRequest,
+    /// Its logs.
+    pub logs: Taking,
 }
 
 /// All open challenges.
@@ -106,7 +125,8 @@ impl Challenges {
             exporter: session.exporter,
             address,
             member: session.member,
-            opened_ms: now_ms,
+            until_ms: now_ms.saturating_add(CHALLENGE_MS),
+            end_ms: now_ms.saturating_add(CHALLENGE_MS),
             purpose,
             introduced,
             nonce,
@@ -114,8 +134,7 @@ impl Challenges {
             policy_hash,
             whole,
             wanted,
-            event_log: Vec::new(),
-            ima: Vec::new(),
+            answered: None,
         });
         Ok(())
     }
@@ -145,33 +164,59 @@ impl Challenges {
         Ok(open)
     }
 
-    /// Takes a part of a log that comes before the evidence; the next follows it.
+    /// Goes on with a challenge whose answer may be believed: its logs come next.
     ///
     /// # Errors
-    /// [`Denial::NoChallenge`]; [`Denial::Log`]: not asked for, or too long.
+    /// [`Denial::Busy`]: too many hand over logs already.
+    pub(super) fn take_logs(
+        &mut self,
+        now_ms: u64,
+        mut open: Open,
+        answered: Answered,
+    ) -> Result<(), Denial> {
+        let kind = self.0.iter().filter(|other| other.member == open.member);
+        let sending: Vec<usize> =
+            kind.filter_map(|other| Some(other.answered.as_ref()?.logs.len())).collect();
+        let announced = answered.logs.len();
+        if sending.len() >= MAX_SENDERS || sending.iter().sum::<usize>() + announced > MAX_LOGS {
+            return Err(Denial::Busy);
+        }
+        open.until_ms = now_ms.saturating_add(SILENT_MS);
+        open.end_ms = now_ms.saturating_add(logs_time_ms(announced));
+        open.answered = Some(answered);
+        self.0.push(open);
+        Ok(())
+    }
+
+    /// Takes the next part of a log. Gives the challenge when it was the last.
+    ///
+    /// # Errors
+    /// [`Denial::NoChallenge`]; [`Denial::Log`]: another part than the next, and the challenge is
+    /// void.
     pub(super) fn log(
         &mut self,
         now_ms: u64,
         session: &Session,
         part: &LogPart,
-    ) -> Result<(), Denial> {
+    ) -> Result<Option<(Open, Answered)>, Denial> {
         self.expire(now_ms);
-        let kept = |open: &Open| open.event_log.len() + open.ima.len();
-        let kind = self.0.iter().filter(|open| open.member == session.member);
-        let all: usize = kind.map(kept).sum();
-        let fits = |open: &&mut Open| open.exporter == session.exporter && open.nonce == part.nonce;
-        let open = self.0.iter_mut().find(fits).ok_or(Denial::NoChallenge)?;
-        let (asked, log, limit) = if part.ima {
-            (open.wanted.ima_from.is_some(), &mut open.ima, MAX_IMA_LEN)
-        } else {
-            (open.wanted.event, &mut open.event_log, MAX_EVENT_LOG_LEN)
-        };
-        let len = log.len() + part.bytes.len();
-        if !asked || part.bytes.is_empty() || len > limit || all + part.bytes.len() > MAX_LOGS {
-            return Err(Denial::Log(if part.ima { "IMA log" } else { "event log" }));
+        let found = self.0.iter().position(|open| {
+            open.exporter == session.exporter && open.nonce == part.nonce
+        });
+        let index = found.ok_or(Denial::NoChallenge)?;
+        let open = &mut self.0[index];
+        let answered = open.answered.as_mut().ok_or(Denial::Log(part.what()))?;
+        if let Err(denial) = answered.logs.take(part) {
+            self.0.swap_remove(index);
+            return Err(denial);
         }
-        log.extend_from_slice(&part.bytes);
-        Ok(())
+        open.until_ms = now_ms.saturating_add(SILENT_MS);
+        if answered.logs.missing().is_some() {
+            return Ok(None);
+        }
+        let mut open = self.0.swap_remove(index);
+        let answered = open.answered.take();
+        Ok(answered.map(|answered| (open, answered)))
     }
 
     /// How many are open.
@@ -181,6 +226,11 @@ impl Challenges {
     }
 
     fn expire(&mut self, now_ms: u64) {
-        self.0.retain(|open| now_ms.saturating_sub(open.opened_ms) <= CHALLENGE_MS);
+        self.0.retain(|open| now_ms <= open.until_ms.min(open.end_ms));
     }
+}
+
+/// How long logs of so many bytes may take, ms.
+pub(super) fn logs_time_ms(announced: usize) -> u64 {
+    SILENT_MS + announced as u64 * 1_000 / LOGS_PACE
 }

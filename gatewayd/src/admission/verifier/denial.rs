@@ -97,9 +97,22 @@ pub enum Denial {
     /// A document of the policy cannot be read: nothing is judged without it.
     #[error("a document of the site's policy cannot be read here")]
     Documents,
-    /// A log was not asked for, or is longer than any that is looked at.
-    #[error("the {0} was not asked for, or is too long")]
+    /// A log, or a part of it, was not asked for, or is not what was announced.
+    #[error("the {0} was not asked for, or is not as it was announced")]
     Log(&'static str),
+    /// A log is longer than any that is looked at.
+    #[error("the {what} has {len} bytes; {max} is the most that is looked at")]
+    LogTooLong {
+        /// Which log.
+        what: &'static str,
+        /// Its length as announced, bytes.
+        len: u64,
+        /// Limit, bytes.
+        max: usize,
+    },
+    /// Another event log than was announced.
+    #[error("the event log is not the one that the TPM has attested over")]
+    LogDigest,
 }
 
 impl Denial {

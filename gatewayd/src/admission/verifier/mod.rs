@@ -20,6 +20,7 @@ pub(super) mod tests;
 mod trust;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use attestation::activation::ENTROPY_LEN;
 use attestation::result::ClaimKind;
@@ -28,12 +29,13 @@ use ledger::ids::{Hash, NodeId};
 use ledger::transaction::{Purpose, Statement};
 use zeroize::Zeroizing;
 
+use super::handing::{self, Taking};
 use super::messages::{
     Bytes, Challenge, ClaimWords, EvidenceRequest, LogPart, LogsWanted, Refused, Response, Wait,
 };
 use crate::control::AppraisalInfo;
 use crate::peers::Session;
-use challenges::{Challenges, Made, Open};
+use challenges::{Answered, Challenges, Made, Open, logs_time_ms};
 use pending::{Note, Pending};
 
 pub use appraisal::{Verdict, check_seat, fitting, words};
@@ -45,6 +47,14 @@ pub use trust::Trust;
 
 /// Members of whom an appraisal is kept: no site has more.
 const MAX_KEPT: usize = 128;
+
+/// Attesters of whom it is kept how far their logs were judged: all members of a site, and some
+/// newcomers that hold TPMs the site trusts. The oldest goes; it then sends its whole logs once.
+const MAX_JUDGED: usize = 192;
+
+/// What a session may send besides its logs while it hands them over: another introduction and
+/// evidence, bytes.
+const BESIDE_LOGS: usize = 64 * 1024;
 
 /// A refusal goes onto the record once an hour for one attester: the ledger's own limit is for all
 /// of them together.
@@ -83,15 +93,22 @@ pub enum Input<'a> {
         /// For the challenge.
         fresh: Fresh,
     },
-    /// Somebody hands over a part of a log, before its evidence.
-    Log(&'a LogPart),
+    /// Somebody hands over a part of a log that it has announced.
+    Log {
+        /// The part.
+        part: &'a LogPart,
+        /// What the site trusts.
+        trust: &'a Trust,
+        /// For another challenge, when the logs do not suffice.
+        fresh: Fresh,
+    },
     /// Somebody answered a challenge.
     Evidence {
         /// The answer.
         answer: &'a EvidenceRequest,
         /// What the site trusts.
         trust: &'a Trust,
-        /// For another challenge, when the logs that came do not suffice.
+        /// For another challenge, when other logs are needed.
         fresh: Fresh,
     },
 }
@@ -101,6 +118,13 @@ pub enum Input<'a> {
 pub enum Effect {
     /// Answer so.
     Reply(Response),
+    /// Let this session send so much more, for so long: it hands over logs.
+    Allow {
+        /// Bytes.
+        bytes: usize,
+        /// Time.
+        time: Duration,
+    },
     /// Sign this statement with the vote key, if it can still be signed, and answer with it.
     Endorse {
         /// What is signed.
@@ -123,7 +147,6 @@ pub enum Effect {
 #[derive(Debug, Clone)]
 struct Kept {
     info: AppraisalInfo,
-    judged: Option<Judged>,
     /// What failed, with the purpose *fail*, and when (monotonic).
     failed: Option<(Statement, u64)>,
 }
@@ -134,6 +157,8 @@ pub struct Verifier {
     challenges: Challenges,
     pending: Pending,
     kept: BTreeMap<NodeId, Kept>,
+    /// How far logs were judged, and when (monotonic).
+    judged: BTreeMap<NodeId, (Judged, u64)>,
     refused: BTreeMap<NodeId, u64>,
 }
 
@@ -150,10 +175,15 @@ impl Verifier {
             Input::Introduced { purpose, introduced, fresh } => {
                 self.challenge(now, session, facts, purpose, *introduced, fresh, false)
             }
-            Input::Log(part) => match self.challenges.log(now.mono_ms, session, part) {
-                Ok(()) => vec![Effect::Reply(Response::Heard)],
-                Err(denial) => vec![refuse(&denial, vec![])],
-            },
+            Input::Log { part, trust, fresh } => {
+                match self.challenges.log(now.mono_ms, session, part) {
+                    Ok(None) => vec![Effect::Reply(Response::Heard)],
+                    Ok(Some((open, answered))) => {
+                        self.judge(now, session, facts, trust, open, answered, fresh)
+                    }
+                    Err(denial) => vec![refuse(&denial, vec![])],
+                }
+            }
             Input::Evidence { answer, trust, fresh } => {
                 let open = match self.challenges.take(now.mono_ms, session, &answer.nonce) {
                     Ok(open) => open,
@@ -255,9 +285,11 @@ impl Verifier {
         }
     }
 
-    /// Which logs to ask for: what was judged already is not asked for again.
+    /// Which logs to ask for: what was judged already is not asked for again, and what nobody has
+    /// to vouch for not at all.
     fn logs(&self, facts: &Facts, introduced: &Introduced, whole: bool) -> LogsWanted {
         let profile = attestation::Profile::from_number(facts.policy.profile as u8);
+        let profile = profile.filter(|_| !appraisal::is_key_only(facts, introduced));
         let judged = self.judged(&introduced.node).filter(|_| !whole);
         let wants = |asks: fn(attestation::Profile) -> bool| profile.is_some_and(asks);
         let ima = wants(attestation::Profile::wants_ima);
@@ -268,7 +300,19 @@ impl Verifier {
     }
 
     fn judged(&self, node: &NodeId) -> Option<Judged> {
-        self.kept.get(node).and_then(|kept| kept.judged.clone())
+        self.judged.get(node).map(|(judged, _)| judged.clone())
+    }
+
+    /// Keeps how far an attester's logs were judged; nothing, where that says nothing any more.
+    fn keep_judged(&mut self, now: Now, node: NodeId, judged: Option<&Judged>) {
+        self.judged.remove(&node);
+        let Some(judged) = judged else { return };
+        if self.judged.len() >= MAX_JUDGED {
+            let oldest = self.judged.iter().min_by_key(|(_, (_, at))| *at);
+            let oldest = oldest.map(|(node, _)| *node);
+            oldest.and_then(|node| self.judged.remove(&node));
+        }
+        self.judged.insert(node, (judged.clone(), now.mono_ms));
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is another's word on one answer")]
@@ -282,34 +326,94 @@ impl Verifier {
         open: Open,
         fresh: Fresh,
     ) -> Vec<Effect> {
+        let logs = match recheck(facts, &open).and_then(|()| Taking::announced(answer, open.wanted))
+        {
+            Ok(logs) => logs,
+            Err(denial) => return self.turn_away(now, session, facts, &open, &denial),
+        };
+        let answered = Answered { answer: answer.clone(), logs };
+        if answered.logs.is_empty() {
+            return self.judge(now, session, facts, trust, open, answered, fresh);
+        }
+        // No log is taken before the TPM is one that may be believed.
+        let judged = self.judged(&open.introduced.node).filter(|_| !open.whole);
+        let none = handing::Logs::default();
+        let result = appraisal::appraise(&open, session, answer, facts, trust, judged, none);
+        let result = match result {
+            Ok(result) => result,
+            Err(denial) => return self.turn_away(now, session, facts, &open, &denial),
+        };
+        let verdicts = appraisal::verdicts_on_tpm(facts, &open.introduced, &result);
+        if verdicts.iter().any(Verdict::denies) {
+            return self.decide(now, session, facts, &open, &result, verdicts);
+        }
+        let announced = answered.logs.len();
+        match self.challenges.take_logs(now.mono_ms, open, answered) {
+            Ok(()) => vec![
+                Effect::Reply(Response::SendLogs),
+                Effect::Allow {
+                    // Each frame has a head, each part an envelope.
+                    bytes: announced + announced / 256 + BESIDE_LOGS,
+                    time: Duration::from_millis(logs_time_ms(announced)),
+                },
+            ],
+            Err(denial) => vec![refuse(&denial, vec![])],
+        }
+    }
+
+    /// Judges an answer whose logs are all here.
+    #[expect(clippy::too_many_arguments, reason = "each is another's word on one answer")]
+    fn judge(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        trust: &Trust,
+        open: Open,
+        answered: Answered,
+        fresh: Fresh,
+    ) -> Vec<Effect> {
         let node = open.introduced.node;
-        // The ledger may have moved on in between: everything is checked again.
-        let checked = appraisal::check(facts, &open.introduced, open.purpose)
-            .and_then(|()| check_seat(facts.seat, &node, open.purpose))
-            .and_then(|()| match open.policy_hash == facts.policy_hash {
-                true => Ok(()),
-                false => Err(Denial::PolicyChanged),
-            });
         let judged = self.judged(&node).filter(|_| !open.whole);
-        let result = checked
-            .and_then(|()| appraisal::appraise(&open, session, answer, facts, trust, judged));
+        let Answered { answer, logs } = answered;
+        let result = recheck(facts, &open).and_then(|()| {
+            let logs = logs.finish()?;
+            told(&node, open.wanted, &logs);
+            appraisal::appraise(&open, session, &answer, facts, trust, judged, logs)
+        });
         match result {
-            Ok(result) if result.wants_whole_logs() && !open.whole => {
-                if let Some(kept) = self.kept.get_mut(&node) {
-                    kept.judged = None;
-                }
+            Ok(result) if result.wants_whole_logs() && !open.whole && self.may_want(facts, &open) => {
+                self.judged.remove(&node);
                 let (purpose, introduced) = (open.purpose, open.introduced);
                 self.challenge(now, session, facts, purpose, introduced, fresh, true)
             }
-            Ok(result) => self.decide(now, session, facts, &open, &result),
-            Err(denial) => {
-                if denial.is_recorded() && open.purpose == Purpose::Admit {
-                    let stand = Stand::Refused(denial.to_string());
-                    self.note(now, session, facts, &open.introduced, stand, vec![]);
-                }
-                self.deny(now, &node, &denial, vec![])
+            Ok(result) => {
+                let verdicts = appraisal::verdicts(facts, &open.introduced, &result);
+                self.decide(now, session, facts, &open, &result, verdicts)
             }
+            Err(denial) => self.turn_away(now, session, facts, &open, &denial),
         }
+    }
+
+    /// Whether whole logs can be asked of this attester.
+    fn may_want(&self, facts: &Facts, open: &Open) -> bool {
+        self.logs(facts, &open.introduced, true) != LogsWanted::default()
+    }
+
+    /// Sends an attester away whose answer cannot even be judged.
+    fn turn_away(
+        &mut self,
+        now: Now,
+        session: &Session,
+        facts: &Facts,
+        open: &Open,
+        denial: &Denial,
+    ) -> Vec<Effect> {
+        if denial.is_recorded() && open.purpose == Purpose::Admit {
+            let stand = Stand::Refused(denial.to_string());
+            self.note(now, session, facts, &open.introduced, stand, vec![]);
+        }
+        self.deny(now, &open.introduced.node, denial, vec![])
     }
 
     fn decide(
@@ -319,8 +423,9 @@ impl Verifier {
         facts: &Facts,
         open: &Open,
         result: &AttestationResult,
+        verdicts: Vec<Verdict>,
     ) -> Vec<Effect> {
-        let verdicts = appraisal::verdicts(facts, &open.introduced, result);
+        self.keep_judged(now, open.introduced.node, result.judged());
         if open.purpose == Purpose::Admit {
             self.decide_newcomer(now, session, facts, &open.introduced, verdicts)
         } else {
@@ -392,7 +497,7 @@ impl Verifier {
             claims: verdicts.iter().map(Verdict::info).collect(),
             reset_count: result.clock().reset_count,
         };
-        let kept = Kept { info, judged: result.judged().cloned(), failed: failed.clone() };
+        let kept = Kept { info, failed: failed.clone() };
         self.keep(introduced.node, kept);
         let statement = Box::new(statement);
         let Some(first) = denied else { return vec![Effect::Endorse { statement, claims }] };
@@ -452,6 +557,24 @@ impl Verifier {
         self.refused.insert(*node, now_ms);
         true
     }
+}
+
+/// The ledger may have moved on since the challenge: everything is checked again.
+fn recheck(facts: &Facts, open: &Open) -> Result<(), Denial> {
+    appraisal::check(facts, &open.introduced, open.purpose)?;
+    check_seat(facts.seat, &open.introduced.node, open.purpose)?;
+    if open.policy_hash == facts.policy_hash { Ok(()) } else { Err(Denial::PolicyChanged) }
+}
+
+/// Says for the journal what of its logs an attester has handed over.
+fn told(node: &NodeId, wanted: LogsWanted, logs: &handing::Logs) {
+    if wanted == LogsWanted::default() {
+        return;
+    }
+    let len = |log: &Option<Vec<u8>>| log.as_ref().map_or(0, Vec::len);
+    let (gateway, event_log, ima) = (node.to_gateway_string(), len(&logs.event_log), len(&logs.ima));
+    let ima_from = wanted.ima_from.unwrap_or(0);
+    tracing::info!(gateway, event_log, ima, ima_from, "bytes of measurement logs were judged");
 }
 
 /// The answer to a denial.

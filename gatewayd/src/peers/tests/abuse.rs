@@ -81,6 +81,25 @@ async fn a_guest_uses_up_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_was_allowed_more_sends_more_and_stays() {
+    let mut gateway = Plan::of(1).start();
+    let newcomer = Plan { listen: false, ..Plan::of(7) }.start();
+    let began = Instant::now();
+    let connection = newcomer.handle.dial(&gateway.address()).await.unwrap();
+    let (first, served) =
+        tokio::join!(connection.request(vec![0; 60_000], PATIENCE), gateway.answer(b"ok"));
+    assert!(first.is_ok());
+    served.allowance.raise(201_000, Duration::from_secs(2));
+    let (more, _) =
+        tokio::join!(connection.request(vec![0; 200_000], PATIENCE), gateway.answer(b"ok"));
+    assert!(more.is_ok(), "{more:?}");
+    let late = connection.request(b"?".to_vec(), PATIENCE).await;
+    assert_eq!(late, Err(RequestError::Closed(Goodbye::Quota.words())));
+    assert!(began.elapsed() >= quick().guest_time + Duration::from_secs(2), "allowed");
+    gateway.counted(|counters| counters.over_quota == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_gets_no_connection_of_members() {
     let gateway = Plan::of(1).start();
     gateway.handle.set_members(&members(&[1, 2]));

@@ -149,10 +149,10 @@ impl Gateway {
     /// Answers the next request with who asked.
     pub(super) async fn answer(&mut self, answer: &[u8]) -> Incoming {
         let incoming = timeout(PATIENCE, self.incoming.recv()).await.expect("in time").unwrap();
-        let Incoming { session, bytes, reply } = incoming;
+        let Incoming { session, bytes, reply, allowance } = incoming;
         reply.send(answer.to_vec()).unwrap();
         let (nobody, _) = tokio::sync::oneshot::channel();
-        Incoming { session, bytes, reply: nobody }
+        Incoming { session, bytes, reply: nobody, allowance }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Gateway, Keys, genesis, info, open};
 use crate::admission::head;
 use crate::admission::messages::{Bytes, Challenge, Request, Response, Stage};
 use crate::admission::verifier::tests::chip::Chip;
-use crate::peers::{Incoming, Session};
+use crate::peers::{Allowance, Incoming, Session};
 
 impl Gateway {
     async fn ask(&self, chip: &Chip, request: &Request) -> Response {
@@ -27,7 +27,7 @@ impl Gateway {
         };
         let (reply, answer) = oneshot::channel();
         let bytes = request.to_bytes();
-        self.incoming.send(Incoming { session, bytes, reply }).await.unwrap();
+        self.incoming.send(Incoming { session, bytes, reply, allowance: Allowance::default() }).await.unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap();
         Response::from_bytes(&answer.unwrap()).unwrap()
     }

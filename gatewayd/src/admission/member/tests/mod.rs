@@ -188,7 +188,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         identity: Arc::new(info),
         tpm,
         vote_key: Some(vote),
-        logs: MachineLogs::default(),
+        logs: MachineLogs::at("/nonexistent".as_ref(), "/nonexistent".as_ref()),
         ledger: ledger.clone(),
         peers: peers.clone(),
         liveness,

@@ -9,7 +9,7 @@ use super::site::{Site, assert_refused, challenge, outcome};
 use crate::admission::messages::{Bytes, LogPart};
 use crate::admission::verifier::challenges::{CHALLENGE_MS, MAX_GUESTS, MAX_GUESTS_PER_ADDRESS};
 use crate::admission::verifier::pending::MAX_PENDING;
-use crate::admission::verifier::{Denial, Effect, Input, Introduced};
+use crate::admission::verifier::{Denial, Effect};
 
 #[test]
 fn a_challenge_is_answered_once_in_time_in_its_session() {
@@ -109,24 +109,23 @@ fn the_list_is_bounded_and_refused_newcomers_go_first() {
 }
 
 #[test]
-fn logs_that_were_not_asked_for_are_not_kept() {
+fn logs_that_were_not_asked_for_are_not_taken() {
     let mut site = Site::new(true);
     let chip = site.chip(2);
     let here = session(&chip, 1);
     let asked = challenge(site.introduce(&chip, &here, Purpose::Admit));
     assert!(!asked.logs.event && asked.logs.ima_from.is_none(), "the profile wants none");
-    let introduction = chip.introduction(site.state.chain_id(), ledger::ids::Height(1));
-    let introduced = Introduced::parse(&introduction, &here).unwrap();
-    let facts = site.facts(&introduced);
     for (nonce, ima, denial) in [
         (asked.nonce, false, Denial::Log("event log")),
         (asked.nonce, true, Denial::Log("IMA log")),
         (Hash([0xee; 32]), true, Denial::NoChallenge),
     ] {
         let part = LogPart { nonce, ima, bytes: Bytes::new(vec![1; 100]).unwrap() };
-        let now = site.now();
-        let effects = site.verifier.step(now, &here, &facts, Input::Log(&part));
-        let (words, ..) = outcome(&effects);
+        let (words, ..) = outcome(&site.hand_over(&here, &part, &chip));
         assert_eq!(words, denial.to_string());
     }
+    let mut answer = chip.answer(&asked, &here.exporter);
+    answer.ima = Some(7);
+    let effects = site.answer(&here, &answer, &chip);
+    assert_refused("announced", &effects, &Denial::Log("IMA log"));
 }

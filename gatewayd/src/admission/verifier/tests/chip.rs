@@ -141,7 +141,6 @@ impl Chip {
             vote_key: &self.vote.public_key(),
             label: self.label,
             event_log: None,
-            ima: None,
         });
         let asked = PcrSelection::from_bits(challenge.pcrs).unwrap();
         let pcrs = self.quotes.unwrap_or(asked);

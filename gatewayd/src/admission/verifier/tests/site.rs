@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::authority::{self, Key};
 use super::chip::Chip;
-use crate::admission::messages::{Challenge, EvidenceRequest, Response};
+use crate::admission::messages::{Challenge, EvidenceRequest, LogPart, Response};
 use crate::admission::verifier::{
     Denial, Effect, Facts, Fresh, Input, Introduced, Now, Query, Trust, Verifier,
 };
@@ -224,6 +224,21 @@ impl Site {
         let facts = self.facts(&introduced);
         let (now, fresh) = (self.now(), self.fresh());
         let input = Input::Evidence { answer, trust: &self.trust, fresh };
+        self.verifier.step(now, session, &facts, input)
+    }
+
+    /// A part of a log.
+    pub(super) fn hand_over(
+        &mut self,
+        session: &Session,
+        part: &LogPart,
+        chip: &Chip,
+    ) -> Vec<Effect> {
+        let introduction = chip.introduction(self.state.chain_id(), Height(self.height));
+        let introduced = Introduced::parse(&introduction, &super::session(chip, 0)).unwrap();
+        let facts = self.facts(&introduced);
+        let (now, fresh) = (self.now(), self.fresh());
+        let input = Input::Log { part, trust: &self.trust, fresh };
         self.verifier.step(now, session, &facts, input)
     }
 

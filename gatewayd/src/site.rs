@@ -460,17 +460,7 @@ impl Site {
         let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
         let (admission, asks) = member::channel();
-        let (liveness, liveness_asks) = coordination::channel();
-        let watched = coordination::Parts {
-            gateway,
-            tpm: self.tpm.clone(),
-            ledger: ledger.clone(),
-            peers: peers.clone(),
-            beats,
-            data_dir: self.settings.data_dir.clone(),
-            events: self.events.clone(),
-        };
-        coordination::start(liveness_asks, watched);
+        let liveness = self.watch(gateway, &ledger, &peers, beats);
         let identity = Arc::new(info);
         let served = member::Parts {
             genesis: Arc::clone(&genesis),
@@ -503,6 +493,25 @@ impl Site {
             vault,
         };
         Ok(Started { running, threads, stopped })
+    }
+
+    /// Begins to watch who is there.
+    fn watch(
+        &self,
+        gateway: NodeId,
+        ledger: &ledger_task::Handle,
+        peers: &peers::Handle,
+        beats: mpsc::Receiver<peers::Beat>,
+    ) -> coordination::Handle {
+        coordination::start(coordination::Parts {
+            gateway,
+            tpm: self.tpm.clone(),
+            ledger: ledger.clone(),
+            peers: peers.clone(),
+            beats,
+            data_dir: self.settings.data_dir.clone(),
+            events: self.events.clone(),
+        })
     }
 
     /// Keeps status and looks at the TPM while the site runs.

@@ -87,6 +87,34 @@ fn a_newcomer_finds_the_members_by_itself() -> Result<()> {
     let code = site.code(0)?;
     let join = site.gateways[1].ctl_peer(&["gateway", "join", "--discover", "--site", &code])?;
     site.admitted(1, 0, join)?;
-    ensure!(site.figure(1, "members") == 2, "members as seen by the newcomer");
+    site.wait_all("two members as seen by the newcomer", &[1], |site, newcomer| {
+        site.figure(newcomer, "members") == 2
+    })?;
     Ok(())
+}
+
+/// A newcomer that waits for the operator asks again and again in the session it has, within what a
+/// guest may use: a handshake costs two TPMs a signature each.
+#[test]
+fn a_newcomer_that_waits_keeps_its_session() -> Result<()> {
+    let plan = Plan { tpms: &[Ek::Both; 2], links: Links::Loopback, insecure: true };
+    let mut site = Site::founded(plan)?;
+    site.gateways[1].start()?;
+    let join = site.join(1, 0)?;
+    join.wait_line("awaiting-approval")?;
+    let sessions = |site: &Site| {
+        let log = site.gateways[0].log();
+        log.lines().filter(|line| line.contains(": connected")).count()
+    };
+    let tries = |site: &Site| -> Result<u64> {
+        let progress = site.gateways[1].ctl_json(&["gateway", "progress"])?;
+        progress["attempts"].as_u64().context("attempts")
+    };
+    let (tried, before) = (tries(&site)?, sessions(&site));
+    ensure!(before > 0, "the log shows connections: {}", site.gateways[0].log());
+    site.gateways[1]
+        .wait_for("five more rounds", |_| tries(&site).is_ok_and(|now| now >= tried + 5))?;
+    let new = sessions(&site) - before;
+    ensure!(new <= 3, "{new} new sessions in five rounds");
+    site.admitted(1, 0, join)
 }

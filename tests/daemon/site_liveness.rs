@@ -55,8 +55,10 @@ fn a_killed_gateway_is_found_offline_and_comes_back_in_its_next_life() -> Result
         by = shown(&site, 1, &id).unwrap_or_default()["offline_by"].clone();
         by.as_array().is_some_and(|by| by.len() >= 3)
     })?;
-    let status = site.gateways[1].ctl_code(0, &["status"])?;
-    ensure!(status.contains(&format!("{id} is UNREACHABLE since height")), "{status}");
+    let warning = format!("{id} is UNREACHABLE since height");
+    site.gateways[1].wait_for("the status to say so", |gateway| {
+        gateway.ctl_code(0, &["status"]).is_ok_and(|status| status.contains(&warning))
+    })?;
     let words = site.gateways[2].ctl_code(0, &["gateway", "show", &id])?;
     ensure!(words.contains("no: UNREACHABLE since"), "{words}");
     let list = site.gateways[2].ctl_code(0, &["gateway", "list"])?;

@@ -16,4 +16,4 @@ pub mod liveness;
 mod watching;
 
 pub use beat::{Beat, fuzz};
-pub use watching::{Asks, Gone, Handle, Parts, Seen, channel, start};
+pub use watching::{Gone, Handle, Parts, Seen, start};

@@ -92,33 +92,20 @@ struct Ask {
     reply: oneshot::Sender<Result<QuorumSignature>>,
 }
 
-/// What the task holds of the channels.
-pub struct Asks {
-    asks: mpsc::Receiver<Ask>,
-    /// For the task's own collections: it must not keep itself alive.
-    own: mpsc::WeakSender<Ask>,
-    seen: watch::Sender<Seen>,
-}
-
-/// Handle, and what the task is started with.
-pub fn channel() -> (Handle, Asks) {
-    let (sender, asks) = mpsc::channel(ASKS);
-    let (seen_in, seen) = watch::channel(Seen::default());
-    let own = sender.downgrade();
-    (Handle { asks: sender, seen }, Asks { asks, own, seen: seen_in })
-}
-
 /// Starts the task. It ends when its handles are gone.
-pub fn start(asks: Asks, parts: Parts) {
+pub fn start(parts: Parts) -> Handle {
+    let (asks_in, asks) = mpsc::channel(ASKS);
+    let (seen_in, seen) = watch::channel(Seen::default());
+    // For the task's own collections: it must not keep itself alive.
+    let own = asks_in.downgrade();
     tokio::spawn(async move {
         let statements = Statements::at(&parts.data_dir);
         let kept = read(statements.clone()).await;
         let liveness = Liveness::new(parts.gateway, clock::boot_ms(), kept);
-        let Asks { asks, own, seen } = asks;
         let watching = Watching {
             parts,
             own,
-            seen,
+            seen: seen_in,
             statements,
             liveness,
             jobs: JoinSet::new(),
@@ -128,6 +115,7 @@ pub fn start(asks: Asks, parts: Parts) {
         };
         watching.run(asks).await;
     });
+    Handle { asks: asks_in, seen }
 }
 
 impl Handle {

@@ -170,8 +170,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         stopped,
     };
     ledger_task::start(inbox, parts).unwrap();
-    let (liveness, liveness_asks) = coordination::channel();
-    let watched = coordination::Parts {
+    let liveness = coordination::start(coordination::Parts {
         gateway,
         tpm: tpm.clone(),
         ledger: ledger.clone(),
@@ -179,8 +178,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         beats,
         data_dir: dir.path().to_owned(),
         events: events.clone(),
-    };
-    coordination::start(liveness_asks, watched);
+    });
     let (admission, asks) = channel();
     let parts = Parts {
         genesis: Arc::new(genesis.clone()),

@@ -19,7 +19,7 @@ use super::pairing::Pairing;
 use super::sensor::{Sensor, Shown, object_path};
 use super::{PATH, dict};
 use crate::config::Bus;
-use crate::control::{Control, Event, GatewayInfo, ReadingInfo, SensorInfo, Status};
+use crate::control::{Control, DaemonState, Event, GatewayInfo, ReadingInfo, SensorInfo, Status};
 
 /// Most `Reading` signals a second: the bus is for people and home automation, and every signal
 /// costs two processes. Readings beyond it are durable all the same and can be listed.
@@ -89,8 +89,13 @@ impl Objects {
 
     /// Makes the sensor objects those of the daemon, whatever happened before.
     pub(super) async fn list_sensors(&mut self) -> zbus::Result<()> {
-        // Without a site, or while starting, there are none.
-        let listed = self.own.0.sensors().await.unwrap_or_default();
+        let listed = match self.own.0.sensors().await {
+            Ok(listed) => listed,
+            // The parts start anew with other keys: their sensors are those of before.
+            Err(_) if self.status.state == DaemonState::Running => return Ok(()),
+            // Without a site, or while starting, there are none.
+            Err(_) => Vec::new(),
+        };
         let now: HashSet<&str> = listed.iter().map(|info| info.id.as_str()).collect();
         let gone: Vec<Arc<str>> =
             self.sensors.keys().filter(|id| !now.contains(&***id)).cloned().collect();
@@ -105,8 +110,13 @@ impl Objects {
 
     /// Makes the gateway objects those of the record.
     pub(super) async fn list_gateways(&mut self) -> zbus::Result<()> {
-        // Without a site, or while starting, there are none.
-        let listed = self.own.0.gateways().await.unwrap_or_default();
+        let listed = match self.own.0.gateways().await {
+            Ok(listed) => listed,
+            // The parts start anew with other keys: their gateways are those of before.
+            Err(_) if self.status.state == DaemonState::Running => return Ok(()),
+            // Without a site, or while starting, there are none.
+            Err(_) => Vec::new(),
+        };
         let now: HashSet<&str> = listed.iter().map(|info| info.id.as_str()).collect();
         let gone: Vec<String> =
             self.gateways.keys().filter(|id| !now.contains(id.as_str())).cloned().collect();

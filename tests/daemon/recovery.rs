@@ -100,7 +100,7 @@ fn a_copy_that_was_made_while_it_ran_is_found_out_too() -> Result<()> {
     wait_committed(&site, 1)?;
     let (data, copy) = (site.gateway.data_dir(), site.gateway.dir.path().join("copy"));
     let pid = site.gateway.pid().context("it runs")?.to_string();
-    let signal = |signal| Command::new("kill").args([signal, &pid]).status();
+    let signal = |name: &str| Command::new("kill").args([name, &pid]).status();
     signal("-STOP")?;
     let copied = put(&data, &copy);
     signal("-CONT")?;

@@ -1,6 +1,7 @@
 //! What a stopped gateway has on its disk: its buffer and its ledger, compared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use drivers::senml::{Pack, Value as Measured};
@@ -37,6 +38,12 @@ pub fn value(entry: &Entry) -> Result<u64> {
 /// once, and in them the same counters, each once. The daemon is stopped. Of the ledger, what
 /// `own` wrote counts, or everything where there is no other gateway.
 pub fn batches(gateway: &Gateway, own: Option<NodeId>) -> Result<Vec<Entry>> {
+    batches_in(gateway, own, &gateway.data_dir())
+}
+
+/// As [`batches`], on the record in the folder of another gateway: one that began anew from a
+/// snapshot has no older blocks itself.
+pub fn batches_in(gateway: &Gateway, own: Option<NodeId>, record: &Path) -> Result<Vec<Entry>> {
     let directory = gateway.data_dir();
     let mut in_buffer = BTreeMap::new();
     let mut entries = Vec::new();
@@ -54,7 +61,7 @@ pub fn batches(gateway: &Gateway, own: Option<NodeId>) -> Result<Vec<Entry>> {
         ensure!(counters.insert(place), "counter {}:{} twice", entry.epoch, entry.counter);
     }
     let mut recorded = BTreeSet::new();
-    let reader = Reader::open(&directory)?;
+    let reader = Reader::open(record)?;
     for height in 1..=reader.tip()?.height.0 {
         let Some(block) = reader.block(Height(height))? else {
             // A record that began with a snapshot has none before it, nor had its gateway.

@@ -336,11 +336,19 @@ impl Site {
     /// Switches the only sensor of a gateway off, a counting one, and stops the gateway: every
     /// value that the sensor got rid of is on the record, once.
     pub fn nothing_lost(&mut self, number: usize, load: Load) -> Result<()> {
+        self.nothing_lost_on(number, load, number)
+    }
+
+    /// As [`Site::nothing_lost`], on the record as another gateway has it.
+    pub fn nothing_lost_on(&mut self, number: usize, load: Load, record: usize) -> Result<()> {
         let (acknowledged, own) = (load.stop(), self.node(number)?);
+        record::wait_recorded(&self.gateways[number])?;
+        let height = self.figure(number, "height");
+        self.wait_height(&[record], height)?;
+        let folder = self.gateways[record].data_dir();
         let gateway = &mut self.gateways[number];
-        record::wait_recorded(gateway)?;
         gateway.stop()?;
-        let entries = record::batches(gateway, Some(own))?;
+        let entries = record::batches_in(gateway, Some(own), &folder)?;
         let mut values = entries.iter().map(record::value).collect::<Result<Vec<u64>>>()?;
         values.sort_unstable();
         let all: Vec<u64> = (0..values.len() as u64).collect();

@@ -49,7 +49,7 @@ fn main() {
 fn site(count: u64, codec: Codec) -> (Server, Vec<TestDevice>) {
     let mut server = Server::new(Settings::default());
     server.set_transmit_allowed(true);
-    let from = SocketAddr::from(FROM);
+    let from = SocketAddr::from(FROM).into();
     let mut now_ms = 0;
     server.step(now_ms, Input::Datagram { from, bytes: &pull_data(forwarder(1)) });
     let mut devices: Vec<TestDevice> = (0..count).map(TestDevice::new).collect();
@@ -90,7 +90,7 @@ fn measure(
     rounds: u64,
     payload: &[u8],
 ) -> (u64, f64) {
-    let from = SocketAddr::from(FROM);
+    let from = SocketAddr::from(FROM).into();
     let up = Up { port: Some(2), payload, ..Up::default() };
     let mut now_ms = 1_000_000_000;
     let (mut uplinks, mut seconds) = (0, 0.0);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use drivers::codec::Codec;
 use drivers::device::Identity;
-use drivers::lora::effect::{Effect, Input, Lost, Refusal, Stranger};
+use drivers::lora::effect::{Effect, Input, Lost, Refusal, Stranger, Way};
 use drivers::lora::ids::{DevEui, JoinEui, Key};
 use drivers::lora::join::Version;
 use drivers::lora::link::{Batch, Link};
@@ -129,7 +129,8 @@ async fn run(mut server: Server, disk: &mut Disk, options: &[&str]) -> Run {
             received = link.receive(&mut batch) => {
                 received.expect("the socket works");
                 for (from, bytes) in batch.iter() {
-                    server.step_into(now_ms(), Input::Datagram { from, bytes }, &mut effects);
+                    let datagram = Input::Datagram { from: from.into(), bytes };
+                    server.step_into(now_ms(), datagram, &mut effects);
                 }
             }
             () = tokio::time::sleep(wake) => server.step_into(now_ms(), Input::Wake, &mut effects),
@@ -148,7 +149,9 @@ async fn execute(effects: Vec<Effect>, link: &Link, disk: &mut Disk) -> Vec<Effe
     let mut told = Vec::new();
     for effect in effects {
         match effect {
-            Effect::Send { to, bytes, .. } => link.send(to, &bytes).await.expect("sent"),
+            Effect::Send { to: Way::Udp(to), bytes, .. } => {
+                link.send(to, &bytes).await.expect("sent");
+            }
             Effect::Deliver(reading) => disk.readings.push(reading),
             Effect::Persist { identity, record } => {
                 disk.records.insert(identity, record);

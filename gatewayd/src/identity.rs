@@ -10,6 +10,7 @@
 //! vote-next.sealed start counter and successor, until the record names it
 //! genesis.cbor     the site's genesis record; written last: where it is, an identity exists
 //! join.cbor        what to join, until genesis.cbor is there
+//! bridge.cbor      whose bridge this machine is; bridges.cbor: the bridges of this gateway
 //! attest-again     height from which it must be attested before it votes, after a rollback
 //! founding         start counter at founding, until the ledger's store has been made
 //! tpm.moved        where the TPM is, while the configuration still names the one before
@@ -17,6 +18,8 @@
 //! ```
 //!
 //! Calls of this module block (TPM, disk); run them off the event loop.
+
+mod bridge;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod boot_seal;
+pub mod bridge;
 pub mod clock;
 pub mod config;
 pub mod control;

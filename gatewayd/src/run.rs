@@ -153,6 +153,7 @@ fn words(status: &crate::control::Status) -> String {
         DaemonState::Starting => "starting",
         DaemonState::Uninitialised => "no site yet",
         DaemonState::Joining => "joining a site",
+        DaemonState::Bridge => "a bridge",
         DaemonState::NoTpm => "TPM does not answer",
         DaemonState::Degraded => "degraded",
         DaemonState::RolledBack => "rolled back",

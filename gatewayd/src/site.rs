@@ -1,8 +1,10 @@
-//! The life of this gateway's site: none yet, joining one, its TPM missing, running. One task owns
+//! The life of this gateway's site: none yet, joining one, lending to a member of one, its TPM
+//! missing, running. One task owns
 //! it; it opens the identity, checks the disk for rollback, starts ledger, buffer and sensors, and
 //! keeps the status that everybody reads.
 
 mod behind;
+mod bridging;
 mod counting;
 mod disk;
 mod joining;
@@ -31,7 +33,7 @@ use crate::control::{
 use crate::identity::{self, Folder, IdentityError, Unlocked};
 use crate::status::{self, TpmView};
 use crate::vault::Vault;
-use crate::{coordination, ingest, ledger_task, peers, sensors, upgrade, vote_keys};
+use crate::{bridge, coordination, ingest, ledger_task, peers, sensors, upgrade, vote_keys};
 
 use behind::{Successor, fetched};
 use counting::Counting;
@@ -85,6 +87,8 @@ pub struct Running {
     pub admission: member::Handle,
     /// Who is there.
     pub liveness: coordination::Handle,
+    /// Its bridges.
+    pub bridges: bridge::Handle,
     /// Storage key at work.
     pub vault: Arc<Vault>,
 }
@@ -255,14 +259,19 @@ impl Site {
 
     async fn genesis(&mut self) -> Genesis {
         loop {
-            let found = |folder: Folder| Ok((folder.genesis()?, folder.joining()?));
+            let found =
+                |folder: Folder| Ok((folder.genesis()?, folder.joining()?, folder.bridging()?));
             let reason = match self.folder().and_then(found) {
-                Ok((Some(genesis), _)) => return genesis,
-                Ok((None, Some(order))) => {
+                Ok((Some(genesis), ..)) => return genesis,
+                Ok((None, None, Some(order))) => {
+                    self.bridging(order).await;
+                    continue;
+                }
+                Ok((None, Some(order), _)) => {
                     self.joining(order).await;
                     continue;
                 }
-                Ok((None, None)) => {
+                Ok((None, None, None)) => {
                     let what = "no site yet: found one with `gatewayctl site init`, or join one \
                                 with `gatewayctl gateway join`";
                     self.show(DaemonState::Uninitialised, vec![what.into()], None);
@@ -344,7 +353,7 @@ impl Site {
         let Some(identity) = self.folder()?.identity()? else { return Ok(None) };
         let gateway = NodeId::of_key(&identity);
         let locked = Arc::new(Vault::locked());
-        self.open(genesis.chain_id(), gateway, VoteKeys::default(), locked, None).map(Some)
+        self.open(genesis.chain_id(), gateway, VoteKeys::default(), locked, None, None).map(Some)
     }
 
     /// Stops parts and waits for their threads.
@@ -453,11 +462,13 @@ impl Site {
         let Counted { rolled_back, doubtful, counter } = *counted.insert(counts);
         let Unlocked { info, vault, vote, next_vote, silent_from } = unlocked;
         let vote_key = vote.as_ref().map(ledger::crypto::SigningKey::public_key);
-        let Connected { links, incoming, beats } = self.connect(&info)?;
+        let Connected { links, incoming, beats, bridges: connecting } = self.connect(&info)?;
         let peers = links.peers.clone();
         let votes = VoteKeys { vote: vote.clone(), next: next_vote, silent_from, doubtful };
         let (chain_id, opened) = (genesis.chain_id(), Arc::clone(&vault));
-        let parts = self.open(chain_id, gateway, votes, opened, Some(links))?;
+        let (bridges, bridges_asks, radio) = bridge::channel();
+        let lent = Some((bridges.clone(), radio));
+        let parts = self.open(chain_id, gateway, votes, opened, Some(links), lent)?;
         let Parts { ledger, ingest, sensors, threads, stopped } = parts;
         let (admission, asks) = member::channel();
         let liveness = self.watch(gateway, &ledger, &peers, beats);
@@ -477,6 +488,8 @@ impl Site {
             events: self.events.clone(),
         };
         member::start(asks, served);
+        let site = genesis.site_name.clone();
+        self.serve_bridges(bridges_asks, gateway, site, peers.clone(), connecting)?;
         let running = Running {
             genesis,
             gateway,
@@ -490,6 +503,7 @@ impl Site {
             peers,
             admission,
             liveness,
+            bridges,
             vault,
         };
         Ok(Started { running, threads, stopped })

@@ -76,6 +76,8 @@ pub fn without_site(
         behind: 0,
         syncing_from: None,
         join: None,
+        bridge: None,
+        bridges: vec![],
         sensors: 0,
         presence: [0; 3],
         readings_waiting: 0,
@@ -166,6 +168,8 @@ pub async fn compose(running: &Running, tpm: &TpmView, settings: &Settings) -> S
     status.attestation = own.map(Into::into);
     status.warnings = warnings(own, tpm, settings, running.peers.not_listening());
     status.warnings.extend(several::warnings(&gateways, &around));
+    status.bridges = running.bridges.list().await.unwrap_or_default();
+    status.warnings.extend(several::away_bridges(&status.bridges));
     describe_gateways(&mut status, gateways);
     status.syncing_from = around.syncing_from;
     status

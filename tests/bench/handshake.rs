@@ -80,6 +80,7 @@ impl End {
             events,
             incoming: incoming_in,
             beats,
+            bridges: None,
             data_dir: None,
         })?;
         Ok(Self { handle, member, _ends: (inbox, incoming), tpm, _chip: chip })

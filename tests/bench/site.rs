@@ -200,7 +200,7 @@ type Records = HashMap<Identity, Vec<u8>>;
 fn join(count: u64) -> Result<(Vec<TestDevice>, Records)> {
     let mut server = Server::new(Settings::default());
     server.set_transmit_allowed(true);
-    let from = SocketAddr::from(([127, 0, 0, 1], 1_700));
+    let from = SocketAddr::from(([127, 0, 0, 1], 1_700)).into();
     server.step(0, Input::Datagram { from, bytes: &pull_data(forwarder(1)) });
     let mut devices: Vec<TestDevice> = (0..count).map(TestDevice::new).collect();
     let mut records = Records::new();

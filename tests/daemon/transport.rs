@@ -46,6 +46,7 @@ fn the_tpm_signs_handshakes() -> Result<()> {
             events,
             incoming,
             beats,
+            bridges: None,
             data_dir: None,
         })?;
         let mut took = Vec::new();

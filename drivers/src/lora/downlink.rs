@@ -4,19 +4,21 @@
 //! TX_ACK error tried once more in RX2.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
 
 use super::dedup::AnswerKey;
 use super::duty::DutyCycle;
-use super::effect::Lost;
+use super::effect::{ForwarderId, Lost, Way};
 use super::gwmp::{Txpk, Uplink};
-use super::ids::{DevAddr, DevEui, ForwarderEui};
+use super::ids::{DevAddr, DevEui};
 use super::region::{
     DataRate, RX2_AFTER_RX1_MS, RX2_DATA_RATE, RX2_FREQUENCY_HZ, SUB_BANDS, sub_band,
 };
 
-/// Most forwarders known at a time: those of one site.
+/// Most forwarders of this gateway's own that are known at a time: those of one site.
 const MAX_FORWARDERS: usize = 64;
+
+/// Most forwarders of one bridge.
+const MAX_OF_BRIDGE: usize = 8;
 
 /// A forwarder that was silent for so long may give its place to a new one, in ms.
 const FORWARDER_IDLE_MS: u64 = 60_000;
@@ -43,7 +45,7 @@ const SEND_MARGIN_MS: u64 = 50;
 /// One copy of an uplink.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reception {
-    pub(crate) forwarder: ForwarderEui,
+    pub(crate) forwarder: ForwarderId,
     pub(crate) tmst: Option<u32>,
     pub(crate) frequency_hz: u32,
     pub(crate) data_rate: DataRate,
@@ -53,7 +55,7 @@ pub(crate) struct Reception {
 }
 
 impl Reception {
-    pub(crate) fn new(forwarder: ForwarderEui, uplink: &Uplink<'_>, arrived_ms: u64) -> Self {
+    pub(crate) fn new(forwarder: ForwarderId, uplink: &Uplink<'_>, arrived_ms: u64) -> Self {
         let Uplink { tmst, frequency_hz, data_rate, rssi_dbm, snr_db, phy: _ } = *uplink;
         Self { forwarder, tmst, frequency_hz, data_rate, snr_db, rssi_dbm, arrived_ms }
     }
@@ -142,7 +144,7 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     /// Where its PULL_DATA came from last.
-    pub(crate) pull: Option<SocketAddr>,
+    pub(crate) pull: Option<Way>,
     /// When it spoke last.
     pub(crate) heard_ms: u64,
     duty: DutyCycle,
@@ -151,22 +153,25 @@ pub(crate) struct Forwarder {
 /// The forwarders that spoke to us.
 #[derive(Debug, Default)]
 pub(crate) struct Forwarders {
-    known: HashMap<ForwarderEui, Forwarder>,
+    known: HashMap<ForwarderId, Forwarder>,
 }
 
 impl Forwarders {
-    /// The forwarder, new or known; `None` when there is no room for a new one.
-    pub(crate) fn hear(&mut self, now_ms: u64, eui: ForwarderEui) -> Option<&mut Forwarder> {
-        if !self.known.contains_key(&eui) && self.known.len() >= MAX_FORWARDERS {
-            let (oldest, heard_ms) =
-                self.known.iter().map(|(eui, one)| (*eui, one.heard_ms)).min_by_key(|one| one.1)?;
+    /// The forwarder, new or known; `None` when there is no room for a new one. Each bridge has
+    /// room of its own, so that it can crowd out nobody else's.
+    pub(crate) fn hear(&mut self, now_ms: u64, id: ForwarderId) -> Option<&mut Forwarder> {
+        let room = if id.bridge.is_some() { MAX_OF_BRIDGE } else { MAX_FORWARDERS };
+        let beside = self.known.iter().filter(|(other, _)| other.bridge == id.bridge);
+        if !self.known.contains_key(&id) && beside.clone().count() >= room {
+            let heard = beside.map(|(other, one)| (*other, one.heard_ms));
+            let (oldest, heard_ms) = heard.min_by_key(|one| one.1)?;
             if heard_ms + FORWARDER_IDLE_MS > now_ms {
                 return None;
             }
             self.known.remove(&oldest);
         }
         let new = || Forwarder { pull: None, duty: DutyCycle::new(), heard_ms: now_ms };
-        let forwarder = self.known.entry(eui).or_insert_with(new);
+        let forwarder = self.known.entry(id).or_insert_with(new);
         forwarder.heard_ms = now_ms;
         Some(forwarder)
     }
@@ -175,8 +180,8 @@ impl Forwarders {
         self.known.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ForwarderEui, &Forwarder)> {
-        self.known.iter().map(|(eui, forwarder)| (*eui, forwarder))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ForwarderId, &Forwarder)> {
+        self.known.iter().map(|(id, forwarder)| (*id, forwarder))
     }
 }
 
@@ -190,7 +195,7 @@ pub(crate) enum ReceiveWindow {
 /// Where and when a downlink goes out. Its time on air is booked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    pub(crate) to: SocketAddr,
+    pub(crate) to: Way,
     pub(crate) window: ReceiveWindow,
     pub(crate) deadline_ms: u64,
     pub(crate) reception: Reception,
@@ -323,7 +328,7 @@ impl Awaiting {
     }
 
     /// The downlink with this token, if it went to this forwarder.
-    pub(crate) fn take(&mut self, token: [u8; 2], forwarder: ForwarderEui) -> Option<Awaited> {
+    pub(crate) fn take(&mut self, token: [u8; 2], forwarder: ForwarderId) -> Option<Awaited> {
         let sent_there = |awaited: &Awaited| awaited.plan.reception.forwarder == forwarder;
         self.by_token.get(&token).filter(|awaited| sent_there(awaited))?;
         self.by_token.remove(&token)

@@ -8,13 +8,56 @@ use super::ids::{DevAddr, DevEui, ForwarderEui};
 use crate::device::Identity;
 use crate::reading::VerifiedReading;
 
+/// The way that datagrams of a packet forwarder come, and that their answers go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It speaks to this gateway's own UDP port.
+    Udp(SocketAddr),
+    /// It speaks to that of a bridge.
+    Bridge {
+        /// The bridge.
+        bridge: BridgeId,
+        /// What the bridge calls it.
+        forwarder: u32,
+    },
+}
+
+impl Way {
+    /// The bridge on the way, if there is one.
+    pub(crate) fn bridge(&self) -> Option<BridgeId> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Bridge { bridge, .. } => Some(*bridge),
+        }
+    }
+}
+
+impl From<SocketAddr> for Way {
+    fn from(address: SocketAddr) -> Self {
+        Self::Udp(address)
+    }
+}
+
+/// A bridge, as the gateway names it that it serves.
+pub type BridgeId = [u8; 20];
+
+/// A packet forwarder. The EUI is its own word, and nobody stands for it but who brings its
+/// datagrams: so a forwarder beside a bridge is never taken for one of this gateway's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwarderId {
+    /// The bridge that it is beside; none: this gateway.
+    pub bridge: Option<BridgeId>,
+    /// Its own word.
+    pub eui: ForwarderEui,
+}
+
 /// An event for [`super::server::Server::step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<'a> {
     /// A datagram arrived on the UDP port.
     Datagram {
         /// Sender.
-        from: SocketAddr,
+        from: Way,
         /// Content, as received.
         bytes: &'a [u8],
     },
@@ -35,7 +78,7 @@ pub enum Effect {
     /// as `now_ms`) it must be dropped and reported with [`Input::SendMissed`].
     Send {
         /// Receiver.
-        to: SocketAddr,
+        to: Way,
         /// Content.
         bytes: Vec<u8>,
         /// Whether durability comes first.
@@ -85,7 +128,7 @@ pub enum Effect {
         /// Whose frame.
         identity: Identity,
         /// Who heard it.
-        forwarder: ForwarderEui,
+        forwarder: ForwarderId,
         /// Signal strength in dBm.
         rssi_dbm: f32,
         /// Signal-to-noise ratio in dB.

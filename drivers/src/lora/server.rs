@@ -6,11 +6,9 @@
 //!
 //! Here is the face and the way in; `uplink` decides about frames, `answer` makes downlinks.
 
-use std::net::SocketAddr;
-
 use super::dedup::Dedup;
 use super::downlink::{Awaiting, Forwarders, Queue, Reception};
-use super::effect::{Effect, Input, Lost, Refusal, Stranger};
+use super::effect::{Effect, ForwarderId, Input, Lost, Refusal, Stranger, Way};
 use super::frame::{self, Frame};
 use super::gwmp::{self, Datagram, GwmpError, MAX_PHY_BYTES, TxError};
 use super::ids::{DevAddr, DevEui, ForwarderEui};
@@ -96,10 +94,10 @@ pub struct Counters {
 /// A packet forwarder, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwarderState {
-    /// Its identifier.
-    pub eui: ForwarderEui,
+    /// Which.
+    pub id: ForwarderId,
     /// Where downlinks go to; `None` before its first PULL_DATA.
-    pub way_back: Option<SocketAddr>,
+    pub way_back: Option<Way>,
     /// When it spoke last, on the clock of `now_ms`.
     pub heard_ms: u64,
 }
@@ -260,8 +258,8 @@ impl Server {
 
     /// The forwarders that spoke to us, in no order.
     pub fn forwarders(&self) -> impl Iterator<Item = ForwarderState> {
-        self.forwarders.iter().map(|(eui, forwarder)| ForwarderState {
-            eui,
+        self.forwarders.iter().map(|(id, forwarder)| ForwarderState {
+            id,
             way_back: forwarder.pull,
             heard_ms: forwarder.heard_ms,
         })
@@ -318,7 +316,7 @@ impl Server {
         self.registry.slot(dev_eui).and_then(|slot| self.registry.get_mut(slot))
     }
 
-    fn datagram(&mut self, now_ms: u64, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
+    fn datagram(&mut self, now_ms: u64, from: Way, bytes: &[u8], out: &mut Vec<Effect>) {
         self.counters.datagrams += 1;
         let Ok(datagram) = gwmp::parse(bytes) else {
             self.counters.bad_datagrams += 1;
@@ -327,9 +325,16 @@ impl Server {
         let (Datagram::PushData { eui, .. }
         | Datagram::PullData { eui, .. }
         | Datagram::TxAck { eui, .. }) = datagram;
-        let allowed = self.settings.forwarders.contains(&eui)
-            || (self.settings.any_on_loopback && from.ip().is_loopback());
-        let forwarder = if allowed { self.forwarders.hear(now_ms, eui) } else { None };
+        let allowed = match from {
+            Way::Udp(from) => {
+                self.settings.forwarders.contains(&eui)
+                    || (self.settings.any_on_loopback && from.ip().is_loopback())
+            }
+            // Which ones may speak there is the bridge's own setting.
+            Way::Bridge { .. } => true,
+        };
+        let id = ForwarderId { bridge: from.bridge(), eui };
+        let forwarder = if allowed { self.forwarders.hear(now_ms, id) } else { None };
         let Some(forwarder) = forwarder else {
             self.counters.foreign_forwarders += 1;
             return;
@@ -337,7 +342,7 @@ impl Server {
         match datagram {
             Datagram::PushData { token, json, .. } => {
                 out.push(send_now(from, &gwmp::push_ack(token)));
-                if let Err(GwmpError::Json { .. }) = self.push_data(now_ms, eui, json, out) {
+                if let Err(GwmpError::Json { .. }) = self.push_data(now_ms, id, json, out) {
                     self.counters.bad_datagrams += 1;
                 }
             }
@@ -346,7 +351,7 @@ impl Server {
                 out.push(send_now(from, &gwmp::pull_ack(token)));
             }
             Datagram::TxAck { token, outcome, .. } => {
-                let Some(awaited) = self.awaiting.take(token, eui) else { return };
+                let Some(awaited) = self.awaiting.take(token, id) else { return };
                 match outcome {
                     Ok(()) => self.counters.transmitted += 1,
                     Err(error) => self.not_transmitted(now_ms, awaited, error, out),
@@ -358,7 +363,7 @@ impl Server {
     fn push_data(
         &mut self,
         now_ms: u64,
-        eui: ForwarderEui,
+        id: ForwarderId,
         json: &[u8],
         out: &mut Vec<Effect>,
     ) -> Result<(), GwmpError> {
@@ -368,7 +373,7 @@ impl Server {
         for packet in &push.rxpk.list {
             match packet.uplink(&mut buffer) {
                 Ok(uplink) => {
-                    let reception = Reception::new(eui, &uplink, now_ms);
+                    let reception = Reception::new(id, &uplink, now_ms);
                     self.uplink(now_ms, reception, uplink.phy, out);
                 }
                 Err(_) => self.counters.bad_packets += 1,
@@ -434,7 +439,7 @@ fn heard(identity: Identity, copy: &Reception) -> Effect {
     Effect::Heard { identity, forwarder, rssi_dbm, snr_db }
 }
 
-fn send_now(to: SocketAddr, bytes: &[u8]) -> Effect {
+fn send_now(to: Way, bytes: &[u8]) -> Effect {
     let bytes = bytes.to_vec();
     Effect::Send { to, bytes, after_durable: false, deadline_ms: None, token: [0, 0] }
 }
@@ -454,7 +459,7 @@ pub fn fuzz(bytes: &[u8]) {
     let added = server.add_device(config, None, None);
     assert!(added.is_ok(), "the first device is added");
     server.grant_join(DevEui([1; 8]), 0, JOIN_WINDOW);
-    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    let from = Way::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
     let mut now_ms = 0;
     // Two bytes of length before each datagram; the time moves with the length.
     let mut rest = bytes;

@@ -117,6 +117,9 @@ pub enum LinkError {
     /// It was open and went away.
     #[error("the serial port was unplugged")]
     Unplugged,
+    /// It is on a bridge that is not connected, or is not let in.
+    #[error("the bridge that has the serial port is not connected")]
+    Away,
     /// Any other failure of the system.
     #[error("serial port: {0}")]
     Io(io::ErrorKind),
@@ -136,12 +139,23 @@ pub enum Event {
 /// Most bytes of one [`Event::Bytes`].
 pub const READ_BYTES: usize = 4096;
 
-/// A port that is kept open by a task of its own; dropping it closes the port.
+/// A port that is kept open by a task of its own, or by another machine; dropping it closes the
+/// port.
 #[derive(Debug)]
 pub struct Link {
     events: mpsc::Receiver<Event>,
     writer: Writer,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// The far end of a [`Link`] whose port is on another machine: whoever holds it tells what comes
+/// from that port and brings what is written to it.
+#[derive(Debug)]
+pub struct Remote {
+    /// What the link is to hear.
+    pub events: mpsc::Sender<Event>,
+    /// What is written; it ends when the link and its writers are gone.
+    pub writes: mpsc::Receiver<Vec<u8>>,
 }
 
 /// Events that wait for the reader. When it is full the task stops reading, the system's buffer
@@ -160,7 +174,16 @@ impl Link {
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = Writer { sender, dropped: Arc::clone(&dropped) };
         let task = Task { settings, events: event_sender, writes, dropped, said: None };
-        Self { events, writer, task: tokio::spawn(task.run()) }
+        Self { events, writer, task: Some(tokio::spawn(task.run())) }
+    }
+
+    /// A link to a port that another machine has open.
+    #[must_use]
+    pub fn remote() -> (Self, Remote) {
+        let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
+        let (sender, writes) = mpsc::channel(WRITE_QUEUE);
+        let writer = Writer { sender, dropped: Arc::default() };
+        (Self { events, writer, task: None }, Remote { events: event_sender, writes })
     }
 
     /// The next event; `None` only after the task has ended, which it does not do by itself.
@@ -178,7 +201,9 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

@@ -45,6 +45,22 @@ impl JoinOrder {
     }
 }
 
+impl JoinOrder {
+    /// What a gateway without a hardware TPM is told, with the very command for what it can be.
+    pub fn no_hardware(&self) -> String {
+        let place = match &self.address {
+            Some(address) => address.as_str(),
+            None => "--discover",
+        };
+        format!(
+            "; without a hardware TPM that the site trusts, this gateway cannot be a full node or \
+             coordinator here; as a bridge it can lend its ports and its packet forwarder to a \
+             member: `gatewayctl gateway join {place} --site {} --bridge`",
+            self.anchor.to_code()
+        )
+    }
+}
+
 impl Encode for JoinOrder {
     fn encode(&self, encoder: &mut Encoder) {
         let Self { anchor, address, discover, label } = self;
@@ -83,7 +99,18 @@ mod tests {
             site_code: Anchor { height: Height(4), hash: Hash([1; 32]) }.to_code(),
             full: true,
             coordinator: true,
+            bridge: false,
         }
+    }
+
+    #[test]
+    fn a_bridge_is_offered_with_its_command() {
+        let (order, code) = (JoinOrder::new(&request()).unwrap(), request().site_code);
+        let command = format!("`gatewayctl gateway join gw-1:7447 --site {code} --bridge`");
+        assert!(order.no_hardware().ends_with(&command), "{}", order.no_hardware());
+        let discovering = JoinSite { address: None, discover: true, ..request() };
+        let words = JoinOrder::new(&discovering).unwrap().no_hardware();
+        assert!(words.contains("join --discover --site"), "{words}");
     }
 
     #[test]

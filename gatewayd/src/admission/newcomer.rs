@@ -12,7 +12,7 @@
 
 mod fetch;
 mod finding;
-mod pause;
+pub(crate) mod pause;
 mod telling;
 
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ use crate::identity::identity_key;
 use crate::peers;
 
 use finding::Found;
+pub(crate) use finding::check_address;
 use telling::{Teller, claim_info, claim_infos};
 
 /// What the newcomer works with.
@@ -277,8 +278,9 @@ impl Newcomer {
             let failed = claims.iter().filter(|claim| claim.status == CONTRAINDICATED);
             let failed: Vec<_> = failed.map(|claim| claim.claim).collect();
             let mut detail = format!("{} says: {reason}", voter.to_gateway_string());
-            if failed.contains(&HARDWARE) || failed.contains(&ENDORSEMENT) {
-                detail.push_str(NO_HARDWARE);
+            let software = self.parts.info.is_software && !site.policy.insecure_software_tpm_sites;
+            if software || failed.contains(&HARDWARE) || failed.contains(&ENDORSEMENT) {
+                detail.push_str(&self.parts.order.no_hardware());
             }
             return Stop::new(JoinStep::Refused, detail);
         }
@@ -362,10 +364,6 @@ impl Newcomer {
 const CONTRAINDICATED: u8 = attestation::Status::Contraindicated as u8;
 const HARDWARE: u8 = attestation::ClaimKind::Hardware as u8;
 const ENDORSEMENT: u8 = attestation::ClaimKind::Endorsement as u8;
-
-/// What a gateway without a hardware TPM is told.
-const NO_HARDWARE: &str = "; without a hardware TPM that the site trusts, this gateway cannot be \
-                           a full node or coordinator here";
 
 fn founder_words(site: &KnownSite) -> String {
     format!("{} has not been attested by anybody yet", site.node.to_gateway_string())

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use attestation::template::EkKind;
+use ledger::crypto::sha256;
+use ledger::ids::NodeId;
 
 use super::{Control, DaemonState, DoctorCheck, IdentityInfo, Result};
 use crate::boot_seal;
@@ -38,6 +40,10 @@ impl Control {
             DaemonState::Uninitialised => failed("site", why, "gatewayctl site init --name NAME"),
             DaemonState::RolledBack => failed("site", why, "gatewayctl site recover"),
             DaemonState::Joining => warning("site", why, "gatewayctl gateway progress"),
+            DaemonState::Bridge if why.is_empty() => {
+                ok("site", format!("a bridge of {}", status.site.clone().unwrap_or_default()))
+            }
+            DaemonState::Bridge => warning("site", why, "gatewayctl gateway progress"),
             _ => warning("site", why, "see the other checks"),
         }
     }
@@ -96,6 +102,15 @@ impl Control {
         if !lora.enabled {
             return ok("forwarder", "LoRaWAN is switched off".into());
         }
+        if let Some(bridge) = &self.status().bridge {
+            return match bridge.forwarders {
+                0 => {
+                    let what = format!("no packet forwarder has spoken to {}", lora.listen);
+                    warning("forwarder", what, "point its server_address there")
+                }
+                some => ok("forwarder", format!("{some} on {}", lora.listen)),
+            };
+        }
         let Ok(parts) = self.parts() else {
             return warning("forwarder", "not listening yet".into(), "found a site first");
         };
@@ -125,15 +140,19 @@ impl Control {
                 tpm.info().map_err(|error| super::ControlError::Tpm(error.to_string()))
             });
             let info = info.await?;
+            // A newcomer and a bridge have a key before there is a record.
+            let folder = crate::identity::Folder::at(&self.settings.data_dir);
+            let own = folder.and_then(|folder| folder.identity()).ok().flatten();
             return Ok(IdentityInfo {
-                gateway: None,
+                gateway: own.as_ref().map(|key| NodeId::of_key(key).to_gateway_string()),
+                key_digest: own.as_ref().map(|key| hex(&sha256(&[key.as_bytes()]).0)),
                 tpm: info.manufacturer.to_string(),
                 software: info.is_software,
                 ek_digest: None,
                 ek_type: None,
                 ek_certificate: !info.certified.is_empty(),
                 ak_name: None,
-                identity_key: None,
+                identity_key: own.map(|key| hex(key.as_bytes())),
                 vote_key: None,
                 attestation: None,
                 start_counter: None,
@@ -154,6 +173,7 @@ impl Control {
             ek_certificate: info.endorsements.ek_certificate.is_some(),
             ak_name: Some(hex(info.ak_name.as_bytes())),
             identity_key: Some(hex(&info.identity)),
+            key_digest: Some(hex(&sha256(&[&info.identity]).0)),
             vote_key: parts.vote_key.map(|key| hex(key.as_bytes())),
             attestation: attestation.await?,
             start_counter: Some(parts.counter),

@@ -19,6 +19,8 @@ pub struct JoinSite {
     pub full: bool,
     /// Ask for the label coordinator.
     pub coordinator: bool,
+    /// Be no member but a bridge: lend ports and packet forwarder to one.
+    pub bridge: bool,
 }
 
 /// How far a join is.
@@ -86,6 +88,8 @@ pub struct JoinProgress {
     pub site: Option<String>,
     /// `gw1…` of this gateway, once it has keys.
     pub gateway: Option<String>,
+    /// It is to be a bridge: the administrator of the member lets it in, nobody attests it.
+    pub bridge: bool,
     /// The newest verdicts of a verifier, contraindicated ones with the reason.
     pub claims: Vec<ClaimInfo>,
     /// Each voter, and what it said.

@@ -6,6 +6,7 @@
 mod acts;
 mod admissions;
 mod boots;
+mod bridges;
 mod doctor;
 mod gateways;
 mod joining;
@@ -30,6 +31,7 @@ use crate::site::{Request, Running};
 use crate::store::BufferReader;
 
 pub use admissions::{AdmissionInfo, AppraisalInfo, AttestationInfo};
+pub use bridges::{BridgeInfo, BridgeStatus};
 pub(crate) use gateways::gateways;
 pub use joining::{ClaimInfo, JoinProgress, JoinSite, JoinStep, JoinVerifier};
 pub(crate) use proofs::identity_proof;
@@ -115,6 +117,10 @@ impl Control {
         match status.state {
             DaemonState::Uninitialised => Err(ControlError::NotInitialised),
             DaemonState::NoTpm => Err(ControlError::Tpm(status.reasons.join("; "))),
+            DaemonState::Bridge => {
+                let what = "this machine is a bridge and keeps no record: ask the member";
+                Err(ControlError::Unavailable(what.into()))
+            }
             _ if status.reasons.is_empty() => {
                 Err(ControlError::Unavailable("the daemon is starting".into()))
             }

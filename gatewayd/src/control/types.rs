@@ -60,6 +60,8 @@ pub enum DaemonState {
     Uninitialised,
     /// Asks to become a member of a site: see `JoinProgress`.
     Joining,
+    /// No member: lends its ports and its packet forwarder to one.
+    Bridge,
     /// A site, but its TPM does not answer: nothing is signed, sensors are buffered.
     NoTpm,
     /// Works, but something named in `reasons` does not.
@@ -113,6 +115,10 @@ pub struct Status {
     pub syncing_from: Option<String>,
     /// Where the join stands, while this gateway joins a site.
     pub join: Option<super::JoinProgress>,
+    /// What this machine lends, while it is a bridge.
+    pub bridge: Option<super::BridgeStatus>,
+    /// The bridges of this gateway, and those that ask to be.
+    pub bridges: Vec<super::BridgeInfo>,
     /// Registered sensors.
     pub sensors: u32,
     /// Sensors by presence: present, late, silent.
@@ -276,6 +282,10 @@ pub struct SensorInfo {
     pub serving: Option<String>,
     /// Port or radio that hears it.
     pub link: String,
+    /// `gw1…` of the bridge that its frames came over last; absent: none.
+    pub bridge: Option<String>,
+    /// What that means, in a sentence.
+    pub bridge_words: Option<String>,
     /// Link state in words: `open`, `waiting for /dev/…`, `no session yet`.
     pub link_state: String,
     /// Session epoch on the record.
@@ -542,6 +552,8 @@ pub struct IdentityInfo {
     pub ak_name: Option<String>,
     /// Identity public key, hex.
     pub identity_key: Option<String>,
+    /// SHA-256 of it, hex: what the member of a bridge shows, too.
+    pub key_digest: Option<String>,
     /// Vote public key, hex.
     pub vote_key: Option<String>,
     /// Attestation state.

@@ -89,6 +89,7 @@ async fn show(session: &Session, output: &mut Output) -> Result<(), Failure> {
         ("EK certificate", certificate.into()),
         ("AK name", text(&identity, "ak_name")),
         ("Identity key", text(&identity, "identity_key")),
+        ("Key digest", text(&identity, "key_digest")),
         ("Vote key", text(&identity, "vote_key")),
         ("Storage key", text(&identity, "storage_key")),
         ("Start counter", text(&identity, "start_counter")),

@@ -120,6 +120,8 @@ pub(super) fn show(sensor: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Serving gateway", text(sensor, "serving")),
         ("Link", text(sensor, "link")),
         ("Link state", text(sensor, "link_state")),
+        ("Over the bridge", text(sensor, "bridge")),
+        ("That means", text(sensor, "bridge_words")),
         ("Session epoch", text(sensor, "epoch")),
         ("Highest committed", text(sensor, "highest")),
         ("Missing counters", ranges(&sensor["gaps"])),

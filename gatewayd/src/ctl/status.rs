@@ -14,7 +14,9 @@ pub(super) async fn run(session: Session, output: &mut Output) -> Result<(), Fai
 
 fn print(status: &Value, output: &mut Output) -> Result<(), Failure> {
     let state = text(status, "state");
+    let bridge = &status["bridge"];
     let site = match text(status, "site").as_str() {
+        "" if bridge.is_object() => "not known yet".into(),
         "" => "none yet: `gatewayctl site init` founds one".to_string(),
         site => site.to_string(),
     };
@@ -24,12 +26,17 @@ fn print(status: &Value, output: &mut Output) -> Result<(), Failure> {
         ("Gateway", text(status, "gateway")),
         ("Attestation", text(status, "attestation")),
         ("Join", join(&status["join"])),
+        ("Bridge of", bridge_of(bridge)),
+        ("Forwarders", forwarders(bridge)),
+        ("Ports", ports(bridge)),
         ("Record", record(status)),
         ("Gateways", gateways(status)),
         ("Voters", text(status, "endurance")),
         ("Behind", behind(status)),
-        ("Sensors", sensors(status)),
-        ("Readings", readings(status)),
+        ("Bridges", bridges(&status["bridges"])),
+        // A bridge has neither: its member has.
+        ("Sensors", if bridge.is_object() { String::new() } else { sensors(status) }),
+        ("Readings", if bridge.is_object() { String::new() } else { readings(status) }),
         ("Strangers", strangers(status)),
         ("Clock", text(status, "clock")),
         ("Disk", disk(status)),
@@ -65,6 +72,41 @@ fn join(progress: &Value) -> String {
     match text(progress, "step").as_str() {
         "" => String::new(),
         step => format!("{step}: {}", text(progress, "detail")),
+    }
+}
+
+fn bridge_of(bridge: &Value) -> String {
+    match (text(bridge, "member").as_str(), bridge["connected"] == true) {
+        ("", _) => String::new(),
+        (member, true) => format!("{member} at {}, connected", text(bridge, "address")),
+        (member, false) => format!("{member} at {}, not connected", text(bridge, "address")),
+    }
+}
+
+fn forwarders(bridge: &Value) -> String {
+    if !bridge.is_object() {
+        return String::new();
+    }
+    let [count, up, down, dropped] =
+        ["forwarders", "uplinks", "downlinks", "dropped"].map(|key| number(bridge, key));
+    format!("{count}; {up} datagrams up, {down} down, {dropped} reached nobody")
+}
+
+fn ports(bridge: &Value) -> String {
+    let Some(ports) = bridge["ports"].as_array() else { return String::new() };
+    format!("{}, {} used by the member", ports.len(), number(bridge, "ports_open"))
+}
+
+fn bridges(bridges: &Value) -> String {
+    let bridges = bridges.as_array().map(Vec::as_slice).unwrap_or_default();
+    let count = |state: &str| bridges.iter().filter(|bridge| bridge["state"] == state).count();
+    match (bridges.len(), count("connected"), count("away"), count("waiting")) {
+        (0, ..) => String::new(),
+        (_, connected, away, 0) => format!("{connected} connected, {away} away"),
+        (_, connected, away, waiting) => format!(
+            "{connected} connected, {away} away, {waiting} to be let in: `gatewayctl gateway \
+             pending`"
+        ),
     }
 }
 
@@ -147,5 +189,11 @@ mod tests {
         );
         assert_eq!(join(&json!({"step": "finding", "detail": "a member"})), "finding: a member");
         assert_eq!(join(&Value::Null), "");
+        assert_eq!((bridge_of(&Value::Null), forwarders(&Value::Null)), ("".into(), "".into()));
+        let bridge = json!({"member": "gw1a", "address": "gw-1", "connected": false});
+        assert_eq!(bridge_of(&bridge), "gw1a at gw-1, not connected");
+        let known = json!([{"state": "connected"}, {"state": "waiting"}]);
+        assert!(bridges(&known).starts_with("1 connected, 0 away, 1 to be let in"));
+        assert_eq!(bridges(&json!([])), "");
     }
 }

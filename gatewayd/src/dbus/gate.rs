@@ -37,6 +37,8 @@ pub(crate) enum Action {
     JoinSite,
     /// Renewing the attestation of this gateway, and its keys.
     ManageIdentity,
+    /// Letting bridges in, and forgetting them.
+    ManageBridges,
     /// Pairing a sensor.
     Pair,
     /// Renaming and forgetting sensors.
@@ -52,6 +54,7 @@ impl Action {
             Self::ManageSite => "org.gatewayd.gateway1.manage-site",
             Self::JoinSite => "org.gatewayd.gateway1.join-site",
             Self::ManageIdentity => "org.gatewayd.gateway1.manage-identity",
+            Self::ManageBridges => "org.gatewayd.gateway1.manage-bridges",
             Self::Pair => "org.gatewayd.gateway1.pair",
             Self::ManageSensors => "org.gatewayd.gateway1.manage-sensors",
             Self::OperatorAct => "org.gatewayd.gateway1.operator-act",

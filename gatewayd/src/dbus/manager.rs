@@ -75,7 +75,8 @@ impl Manager {
     }
 
     /// Begins to join a site; the daemon goes on by itself. `site_code`: what members are checked
-    /// against. Options: `address` (s) of a member, `discover` (b), `full` (b), `coordinator` (b).
+    /// against. Options: `address` (s) of a member, `discover` (b), `full` (b), `coordinator` (b);
+    /// or `bridge` (b): be no member, and lend ports and packet forwarder to one.
     #[zbus(proxy(allow_interactive_auth))]
     async fn join(
         &self,
@@ -92,14 +93,23 @@ impl Manager {
             discover: options.flag("discover")?,
             full: options.flag("full")?,
             coordinator: options.flag("coordinator")?,
+            bridge: options.flag("bridge")?,
             site_code,
         };
         options.finish()?;
         if request.address.is_none() && !request.discover {
             return Err(Error::InvalidArgument("`address` or `discover` is needed".into()));
         }
-        if !request.full && !request.coordinator {
-            return Err(Error::InvalidArgument("`full`, `coordinator` or both are needed".into()));
+        match (request.bridge, request.full || request.coordinator) {
+            (false, false) => {
+                let why = "`full`, `coordinator` or both are needed, or `bridge`";
+                return Err(Error::InvalidArgument(why.into()));
+            }
+            (true, true) => {
+                let why = "a bridge is neither a full node nor a coordinator";
+                return Err(Error::InvalidArgument(why.into()));
+            }
+            _ => {}
         }
         dict(&self.control.join_site(request).await?)
     }
@@ -125,6 +135,44 @@ impl Manager {
     async fn list_admissions(&self) -> Result<Vec<Dict>, Error> {
         let _place = self.gate.read()?;
         dicts(&self.control.admissions().await?)
+    }
+
+    /// Bridges of this gateway, and those that ask to be.
+    async fn list_bridges(&self) -> Result<Vec<Dict>, Error> {
+        let _place = self.gate.read()?;
+        dicts(&self.control.bridges().await?)
+    }
+
+    /// Lets a bridge in that asks here, by `gw1…` or an unambiguous beginning of it. Option: `name`
+    /// (s). One that was let in gets the name.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn let_bridge_in(
+        &self,
+        id: String,
+        options: Dict,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict, Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageBridges).await?;
+        let id = bounded_text("id", id, MAX_NAME)?;
+        let mut options = Options::new(options)?;
+        let name = options.text("name", MAX_NAME)?;
+        options.finish()?;
+        dict(&self.control.let_bridge_in(&id, name.as_deref()).await?)
+    }
+
+    /// Lets a bridge in no more, by its name, `gw1…` or an unambiguous beginning of it; its
+    /// connection ends at once.
+    #[zbus(proxy(allow_interactive_auth))]
+    async fn forget_bridge(
+        &self,
+        id: String,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        let _caller = self.gate.change(connection, &header, Action::ManageBridges).await?;
+        let id = bounded_text("id", id, MAX_NAME)?;
+        Ok(self.control.forget_bridge(&id).await?)
     }
 
     /// Documents that the policy names: EK anchors and reference values.
@@ -214,7 +262,8 @@ impl Manager {
         self.control.status().version.into()
     }
 
-    /// `starting`, `uninitialised`, `no-tpm`, `degraded`, `rolled-back` or `running`.
+    /// `starting`, `uninitialised`, `joining`, `bridge`, `no-tpm`, `degraded`, `rolled-back` or
+    /// `running`.
     #[zbus(property)]
     fn state(&self) -> String {
         state(&self.control.status())

@@ -132,8 +132,12 @@ async fn link(
     settled.map_err(|closed| Missed::Closed(closed, node))
 }
 
-/// Dials an address for requests alone; whoever answers there is let in.
-pub(super) async fn dial(shared: &Arc<Shared>, address: &str) -> Result<Arc<Peer>, DialError> {
+/// Dials an address for requests, or as a bridge; whoever answers there is let in.
+pub(super) async fn dial(
+    shared: &Arc<Shared>,
+    address: &str,
+    purpose: Purpose,
+) -> Result<Arc<Peer>, DialError> {
     if *shared.stop.borrow() {
         return Err(DialError::Stopped);
     }
@@ -141,7 +145,7 @@ pub(super) async fn dial(shared: &Arc<Shared>, address: &str) -> Result<Arc<Peer
     let config = Arc::clone(&shared.tls.to_anybody);
     let asked = async {
         let (stream, session) = connect(shared, &address, config).await?;
-        let settled = shared.settle(stream, session, Direction::Outgoing, Purpose::Requests).await;
+        let settled = shared.settle(stream, session, Direction::Outgoing, purpose).await;
         settled.map_err(|closed| match closed {
             Closed::Here(Some(Goodbye::Stopping)) => DialError::Stopped,
             Closed::Here(_) => DialError::Itself(address.as_str().into()),

@@ -12,10 +12,10 @@ use super::peer::{Limits, Peer};
 use super::registry::Registry;
 use super::shared::{Shared, Tally};
 use super::tls::{MemberKeys, Tls};
-use super::wire::{Goodbye, Kind};
+use super::wire::{Goodbye, Kind, Purpose};
 use super::{
-    AddressError, Answer, Bytes, Counters, DialError, Lane, MAX_BEAT, Member, Parts, PeerStatus,
-    RequestError, SendError, Session, StartError, dial, discovery, listen,
+    AddressError, Answer, BridgeLink, Bytes, Counters, DialError, Lane, MAX_BEAT, Member, Parts,
+    PeerStatus, RequestError, SendError, Session, StartError, WaitingBridge, dial, discovery, listen,
 };
 use crate::vault;
 
@@ -73,6 +73,7 @@ pub(super) fn start_with(parts: Parts, limits: Limits) -> Result<Handle, StartEr
         events: parts.events,
         incoming: parts.incoming,
         beats: parts.beats,
+        bridges: parts.bridges,
         tally: Tally::default(),
         dial: Notify::new(),
         stop: watch::Sender::new(false),
@@ -162,8 +163,28 @@ impl Handle {
     /// # Errors
     /// [`DialError`].
     pub async fn dial(&self, address: &str) -> Result<Connection, DialError> {
-        let peer = dial::dial(self.shared(), address).await?;
+        let peer = dial::dial(self.shared(), address, Purpose::Requests).await?;
         Ok(Connection { peer })
+    }
+
+    /// Offers this machine as a bridge to whoever answers at an address: `session()` says who has
+    /// proven what, and the caller judges it before it sends anything.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn offer_bridge(&self, address: &str) -> Result<BridgeLink, DialError> {
+        let peer = dial::dial(self.shared(), address, Purpose::Bridge).await?;
+        Ok(BridgeLink::new(peer))
+    }
+
+    /// Which bridges are let in from now on: connections of all others end at once.
+    pub fn set_bridges(&self, bridges: &[Member]) {
+        self.shared().set_bridges(bridges);
+    }
+
+    /// Bridges that asked here and were not let in.
+    pub fn waiting_bridges(&self) -> Vec<WaitingBridge> {
+        self.shared().registry().waiting().to_vec()
     }
 
     /// Who is let in from now on: connections of everybody else who was a member end at once.

@@ -188,7 +188,8 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let known = shared.book().knows(remote.ip());
+        let known =
+            shared.book().knows(remote.ip()) || shared.registry().knows_bridge_at(remote.ip());
         match doors.enter(remote.ip(), known) {
             Some(place) => {
                 let (shared, mut stop) = (Arc::clone(shared), shared.stop.subscribe());

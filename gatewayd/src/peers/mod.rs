@@ -10,7 +10,8 @@
 //!
 //! It proves who is at the other end and nothing else: it reads no frame that it carries, knows no
 //! ledger, and takes its list of members from whoever does. Addresses are hints; a wrong one costs
-//! a dial. A peer that is no member is a *guest*: few of them, for a short time, few bytes.
+//! a dial. A peer that is no member is a *guest*: few of them, for a short time, few bytes. A
+//! *bridge* that was let in carries frames of radio and of serial ports, and nothing else.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 mod address_book;
 mod allowance;
+mod bridge;
 mod dial;
 mod discovery;
 mod error;
@@ -41,6 +43,9 @@ mod wire;
 
 pub use address_book::remember;
 pub use allowance::Allowance;
+pub use bridge::{
+    BridgeEnd, BridgeFrame, BridgeLink, BridgeSender, MAX_RADIO, MAX_SERIAL, WaitingBridge,
+};
 pub use discovery::{SERVICE, browse};
 pub use error::{AddressError, DialError, RequestError, SendError, StartError};
 pub use handle::{Connection, Handle, start};
@@ -71,8 +76,14 @@ pub enum Lane {
     /// Votes, proposals: at most [`MAX_CONSENSUS`] bytes, before everything else. A full queue
     /// loses its oldest frame: consensus repeats itself.
     Consensus,
-    /// Everything else. A full queue takes no more.
+    /// Everything else between members. A full queue takes no more.
     Bulk,
+    /// Radio of a bridge, at most [`MAX_RADIO`] bytes a message. A full queue loses its oldest
+    /// message: radio repeats itself, or is too late.
+    Radio,
+    /// Serial ports of a bridge, at most [`MAX_SERIAL`] bytes a message. A full queue takes no
+    /// more.
+    Serial,
 }
 
 /// Longest frame of [`Lane::Consensus`], bytes: a justification of a hundred votes has 26 KiB.
@@ -200,6 +211,8 @@ pub struct Parts {
     pub incoming: mpsc::Sender<Incoming>,
     /// Where signs of life go.
     pub beats: mpsc::Sender<Beat>,
+    /// Where bridges go that were let in and have connected; none: there are no bridges here.
+    pub bridges: Option<mpsc::Sender<BridgeLink>>,
     /// Where the addresses that were learned are kept; none: nowhere.
     pub data_dir: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::bridge::{MAX_RADIO, MAX_RADIO_BYTES, MAX_RADIO_FRAMES, MAX_SERIAL, MAX_SERIAL_BYTES};
 use super::wire::{Goodbye, Head, Kind, MAX_BULK, MAX_PAYLOAD};
 use super::{Bytes, Lane, MAX_CONSENSUS, SendError};
 
@@ -17,6 +18,8 @@ const MAX_CONSENSUS_BYTES: usize = 4 * 1024 * 1024;
 const MAX_BULK_BYTES: usize = 4 * MAX_BULK;
 /// Messages of bulk that may wait.
 const MAX_BULK_MESSAGES: usize = 4096;
+/// Messages about serial ports that may wait.
+const MAX_SERIAL_MESSAGES: usize = 16 * 1024;
 /// Answers to pings and the like that may wait; who asks for more gets none.
 const MAX_CONTROL: usize = 256;
 /// Answers that may wait, in bytes, before new requests are answered with *busy*.
@@ -44,6 +47,8 @@ struct Lanes {
     control: Queue,
     consensus: Queue,
     calls: Queue,
+    radio: Queue,
+    serial: Queue,
     bulk: Queue,
     /// Bulk that the other end has taken less what it has read.
     unread: usize,
@@ -110,7 +115,7 @@ impl Outbox {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A frame of the ledger.
+    /// A frame of the ledger, or of a bridge.
     pub(super) fn push(&self, lane: Lane, bytes: Bytes) -> Result<(), SendError> {
         let mut lanes = self.lock();
         if lanes.closed.is_some() {
@@ -119,7 +124,19 @@ impl Outbox {
         match lane {
             Lane::Consensus if bytes.len() > MAX_CONSENSUS => return Err(SendError::TooLong),
             Lane::Bulk if bytes.len() > MAX_BULK => return Err(SendError::TooLong),
+            Lane::Radio if bytes.len() > MAX_RADIO => return Err(SendError::TooLong),
+            Lane::Serial if bytes.len() > MAX_SERIAL => return Err(SendError::TooLong),
             Lane::Consensus => lanes.consensus(bytes),
+            Lane::Radio => lanes.radio(bytes),
+            Lane::Serial => {
+                if lanes.serial.bytes + bytes.len() > MAX_SERIAL_BYTES
+                    || lanes.serial.messages.len() >= MAX_SERIAL_MESSAGES
+                {
+                    lanes.dropped += 1;
+                    return Err(SendError::Full);
+                }
+                lanes.serial.push(Kind::Serial, bytes);
+            }
             Lane::Bulk => {
                 let full = lanes.bulk.bytes + bytes.len() > MAX_BULK_BYTES
                     || lanes.bulk.messages.len() >= MAX_BULK_MESSAGES;
@@ -227,12 +244,24 @@ impl Lanes {
         }
     }
 
+    fn radio(&mut self, bytes: Bytes) {
+        self.radio.push(Kind::Radio, bytes);
+        let over = |queue: &Queue| {
+            queue.messages.len() > MAX_RADIO_FRAMES || queue.bytes > MAX_RADIO_BYTES
+        };
+        while over(&self.radio) && self.radio.drop_oldest() {
+            self.dropped += 1;
+        }
+    }
+
     fn frame(&mut self, into: &mut Vec<u8>) -> bool {
         if self.owed > 0 && self.closed.is_none() {
             let owed = std::mem::take(&mut self.owed).to_be_bytes();
             self.control.push(Kind::Credit, owed.into());
         }
+        let bridged = [&mut self.radio, &mut self.serial];
         let urgent = [&mut self.control, &mut self.consensus, &mut self.calls];
+        let urgent = urgent.into_iter().chain(bridged);
         for queue in urgent {
             if queue.frame(MAX_PAYLOAD, into).is_some() {
                 return true;
@@ -292,6 +321,25 @@ mod tests {
         outbox.close(Some(Goodbye::Stopping));
         assert_eq!(send(Lane::Bulk, 1), Err(SendError::NotConnected));
         assert_eq!(sent(&outbox), [(Kind::Goodbye, 1)]);
+    }
+
+    #[test]
+    fn radio_passes_serial_ports_and_loses_its_oldest() {
+        let outbox = Outbox::default();
+        outbox.push(Lane::Serial, vec![0; 100].into()).unwrap();
+        for _ in 0..MAX_RADIO_FRAMES + 2 {
+            outbox.push(Lane::Radio, vec![0; 10].into()).unwrap();
+        }
+        assert_eq!(outbox.dropped(), 2);
+        let order = sent(&outbox);
+        assert_eq!((order[0], order.last()), ((Kind::Radio, 10), Some(&(Kind::Serial, 100))));
+        assert_eq!(
+            outbox.push(Lane::Radio, vec![0; MAX_RADIO + 1].into()),
+            Err(SendError::TooLong)
+        );
+        let fill = || outbox.push(Lane::Serial, vec![0; MAX_SERIAL].into());
+        while fill().is_ok() {}
+        assert_eq!(fill(), Err(SendError::Full));
     }
 
     #[test]

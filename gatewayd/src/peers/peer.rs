@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::bridge::{BridgeEnd, BridgeInbox, Pace};
 use super::outbox::{FRAME_COST, Next, Outbox, WINDOW};
 use super::shared::Shared;
 use super::wire::{
@@ -80,7 +81,7 @@ pub(super) enum Closed {
     #[error("{0}")]
     Wire(#[from] WireError),
     /// More than its credit, or an impossible credit.
-    #[error("more bulk than its credit")]
+    #[error("more than its credit")]
     Credit,
     /// Nothing was heard, or a frame came too slowly.
     #[error("nothing was heard, or a frame came too slowly")]
@@ -106,6 +107,14 @@ impl Closed {
         }
     }
 
+    /// For a bridge, and for the member that serves it.
+    fn bridge_end(&self) -> BridgeEnd {
+        match self {
+            Self::Told(Goodbye::NotLetIn) => BridgeEnd::NotLetIn,
+            other => BridgeEnd::Other(other.words()),
+        }
+    }
+
     /// For who waits for an answer.
     fn words(&self) -> &'static str {
         match self {
@@ -113,6 +122,7 @@ impl Closed {
             Self::Silent => "nothing was heard for too long",
             Self::Stalled => "the other end takes nothing",
             Self::Here(Some(Goodbye::NoMember)) => "the other end is no member any more",
+            Self::Here(Some(Goodbye::NotLetIn)) => "the bridge was forgotten here",
             Self::Here(_) => "it was closed here",
             Self::Wire(_) | Self::Credit => "the other end sent what is not understood",
             Self::Stream(_) | Self::Bytes | Self::Time => "the connection broke",
@@ -135,6 +145,8 @@ pub(super) struct Peer {
     pub(super) since_ms: u64,
     /// What waits to be sent.
     pub(super) outbox: Outbox,
+    /// What a bridge, or its member, has said and nobody has taken.
+    pub(super) bridge: BridgeInbox,
     last_heard_ms: AtomicU64,
     heard: Notify,
     calls: Calls,
@@ -152,6 +164,8 @@ impl Peer {
             (Purpose::Link, _) => Role::Member,
             (Purpose::Requests, Direction::Incoming) => Role::Asker,
             (Purpose::Requests, Direction::Outgoing) => Role::Asked,
+            (Purpose::Bridge, Direction::Incoming) => Role::Bridge,
+            (Purpose::Bridge, Direction::Outgoing) => Role::Server,
         };
         let now = clock::boot_ms();
         Self {
@@ -161,6 +175,7 @@ impl Peer {
             role,
             since_ms: now,
             outbox: Outbox::default(),
+            bridge: BridgeInbox::default(),
             last_heard_ms: AtomicU64::new(now),
             heard: Notify::new(),
             calls: Calls::default(),
@@ -231,6 +246,7 @@ impl Peer {
         };
         self.outbox.close(closed.goodbye());
         self.calls.close(closed.words());
+        self.bridge.end(closed.bridge_end());
         // Who waits for a sign of life need not wait for longer.
         self.heard.notify_waiters();
         closed
@@ -276,6 +292,8 @@ impl Peer {
     ) -> Closed {
         let mut payload = vec![0; MAX_PAYLOAD];
         let mut taken_in = TakenIn::default();
+        let bridged = matches!(self.role, Role::Bridge | Role::Server);
+        let mut pace = Pace::new();
         loop {
             let frame = timeout(shared.limits.silent, next_frame(reader, &assembler, &mut payload));
             let head = match frame.await {
@@ -291,6 +309,9 @@ impl Peer {
                 Some(left) => budget = left,
                 None if self.allowance.take(HEAD + length) => {}
                 None => return Closed::Bytes,
+            }
+            if bridged {
+                pace.spend(length).await;
             }
             if head.kind == Kind::Bulk {
                 taken_in.cost += length + FRAME_COST;
@@ -341,6 +362,12 @@ impl Peer {
                 let _ = shared.beats.try_send(Beat { from: node, bytes });
             }
             Message::Beat(_) => {}
+            Message::Radio(bytes) => self.bridge.radio(bytes),
+            Message::Serial(bytes) => {
+                if !self.bridge.serial(bytes) {
+                    return Err(Closed::Credit);
+                }
+            }
             Message::Goodbye(goodbye) => return Err(Closed::Told(goodbye)),
             // The assembler lets it come first and never again.
             Message::Hello(_) => return Err(WireError::Forbidden.into()),

@@ -2,7 +2,7 @@
 //! is a function of what is known.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ledger::crypto::PublicKey;
@@ -10,7 +10,8 @@ use ledger::ids::NodeId;
 
 use super::peer::Peer;
 use super::wire::{Goodbye, Role};
-use super::{Direction, Member, PeerStatus};
+use super::{Direction, Member, PeerStatus, Session, WaitingBridge};
+use crate::clock;
 
 /// Guests at the same time.
 pub(super) const MAX_GUESTS: usize = 8;
@@ -18,6 +19,9 @@ pub(super) const MAX_GUESTS: usize = 8;
 const MAX_GUESTS_OF_ADDRESS: usize = 4;
 /// Connections for requests of one member at the same time.
 const MAX_ASKING: usize = 4;
+/// Bridges that were not let in and are remembered; beyond it the one that was silent for longest
+/// is forgotten.
+const MAX_WAITING: usize = 16;
 /// Two gateways that dial each other at once do so within this time, ms.
 const CROSSING_MS: u64 = 10_000;
 
@@ -28,6 +32,10 @@ pub(super) struct Registry {
     members: BTreeMap<NodeId, PublicKey>,
     links: BTreeMap<NodeId, Arc<Peer>>,
     askers: Vec<Arc<Peer>>,
+    /// Bridges that were let in, each with the address that it was at last.
+    let_in: BTreeMap<NodeId, (PublicKey, Option<IpAddr>)>,
+    bridges: BTreeMap<NodeId, Arc<Peer>>,
+    waiting: Vec<WaitingBridge>,
     duplicates: BTreeMap<NodeId, u64>,
 }
 
@@ -50,6 +58,9 @@ impl Registry {
             members: BTreeMap::new(),
             links: BTreeMap::new(),
             askers: Vec::new(),
+            let_in: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            waiting: Vec::new(),
             duplicates: BTreeMap::new(),
         }
     }
@@ -80,6 +91,34 @@ impl Registry {
         gone
     }
 
+    /// Which bridges are let in from now on; gives the connections that end with that.
+    pub(super) fn set_bridges(&mut self, bridges: &[Member]) -> Vec<Arc<Peer>> {
+        let was = std::mem::take(&mut self.let_in);
+        let at = |node: &NodeId| was.get(node).and_then(|(_, at)| *at);
+        let known = |one: &Member| (one.node, (one.identity, at(&one.node)));
+        self.let_in = bridges.iter().map(known).collect();
+        let (let_in, mut gone) = (&self.let_in, Vec::new());
+        self.waiting.retain(|one| !let_in.contains_key(&one.node));
+        self.bridges.retain(|node, peer| {
+            let stays = let_in.contains_key(node);
+            if !stays {
+                gone.push(Arc::clone(peer));
+            }
+            stays
+        });
+        gone
+    }
+
+    /// Bridges that asked and were not let in.
+    pub(super) fn waiting(&self) -> &[WaitingBridge] {
+        &self.waiting
+    }
+
+    /// Whether a bridge that was let in was at this address last.
+    pub(super) fn knows_bridge_at(&self, ip: IpAddr) -> bool {
+        self.let_in.values().any(|(_, at)| *at == Some(ip.to_canonical()))
+    }
+
     /// Whether this key is a member's.
     pub(super) fn is_member(&self, node: &NodeId, identity: &PublicKey) -> bool {
         self.members.get(node) == Some(identity)
@@ -102,7 +141,7 @@ impl Registry {
 
     /// Everybody who is connected.
     pub(super) fn everybody(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.links.values().chain(&self.askers)
+        self.links.values().chain(&self.askers).chain(self.bridges.values())
     }
 
     /// Guests now.
@@ -115,8 +154,9 @@ impl Registry {
         match peer.role {
             Role::Member => self.claim_link(peer, dead),
             Role::Asker => self.claim_asker(peer),
+            Role::Bridge => self.claim_bridge(peer, dead),
             // Whoever was dialed to be asked takes no place.
-            Role::Asked | Role::Unknown => Claim::Taken(None),
+            Role::Asked | Role::Server | Role::Unknown => Claim::Taken(None),
         }
     }
 
@@ -157,10 +197,47 @@ impl Registry {
         Claim::Taken(None)
     }
 
+    /// A bridge has one connection; of two the living one stays.
+    fn claim_bridge(&mut self, peer: &Arc<Peer>, dead: Option<&Arc<Peer>>) -> Claim {
+        let session = &peer.session;
+        let at = Some(session.remote.ip().to_canonical());
+        match self.let_in.get_mut(&session.node) {
+            Some((identity, last)) if *identity == session.identity => *last = at,
+            _ => {
+                self.note_waiting(peer);
+                return Claim::Refused(Goodbye::NotLetIn);
+            }
+        }
+        let other = self.bridges.get(&session.node);
+        let other = other.filter(|other| !dead.is_some_and(|dead| Arc::ptr_eq(dead, other)));
+        match other.filter(|other| !other.outbox.is_closed()) {
+            Some(other) => Claim::Contested(Arc::clone(other)),
+            None => Claim::Taken(self.bridges.insert(session.node, Arc::clone(peer))),
+        }
+    }
+
+    fn note_waiting(&mut self, peer: &Peer) {
+        let (session, now) = (&peer.session, clock::boot_ms());
+        if let Some(known) = self.waiting.iter_mut().find(|one| one.node == session.node) {
+            (known.remote, known.seen_ms) = (session.remote, now);
+            return;
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            let oldest = self.waiting.iter().enumerate().min_by_key(|(_, one)| one.seen_ms);
+            let Some((oldest, _)) = oldest else { return };
+            self.waiting.remove(oldest);
+        }
+        let Session { node, identity, remote, .. } = *session;
+        self.waiting.push(WaitingBridge { node, identity, remote, since_ms: now, seen_ms: now });
+    }
+
     /// A connection has ended; true when a member is no longer connected by it.
     pub(super) fn ended(&mut self, peer: &Arc<Peer>) -> bool {
         self.askers.retain(|other| !Arc::ptr_eq(other, peer));
         let node = &peer.session.node;
+        if self.bridges.get(node).is_some_and(|bridge| Arc::ptr_eq(bridge, peer)) {
+            self.bridges.remove(node);
+        }
         let was = self.links.get(node).is_some_and(|link| Arc::ptr_eq(link, peer));
         if was {
             self.links.remove(node);
@@ -205,8 +282,9 @@ pub(super) fn is_duplicate(new: &Peer, living: &Peer) -> Option<[SocketAddr; 2]>
 /// What a connection is called in the journal.
 pub(super) fn name(peer: &Peer) -> String {
     let who = match (peer.role, peer.session.member) {
+        (Role::Bridge, _) => "bridge",
         (_, true) => "member",
-        (Role::Asked, false) => "gateway",
+        (Role::Asked | Role::Server, false) => "gateway",
         (_, false) => "guest",
     };
     let direction = match peer.direction {
@@ -220,7 +298,6 @@ pub(super) fn name(peer: &Peer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::Session;
     use crate::peers::wire::{Hello, Purpose};
     use ledger::crypto::SigningKey;
 
@@ -317,5 +394,28 @@ mod tests {
             assert!(matches!(registry.claim(&guest(n), None), Claim::Taken(None)));
         }
         assert!(matches!(registry.claim(&guest(99), None), Claim::Refused(Goodbye::Busy)));
+    }
+
+    #[test]
+    fn bridges_are_let_in_by_name_and_go_at_once() {
+        let [(_, mut registry), _] = two();
+        let bridge = |n, instance| peer(n, instance, Direction::Incoming, Purpose::Bridge, false);
+        for n in 10..10 + MAX_WAITING as u8 + 3 {
+            let claimed = registry.claim(&bridge(n, 1), None);
+            assert!(matches!(claimed, Claim::Refused(Goodbye::NotLetIn)), "{claimed:?}");
+        }
+        assert_eq!(registry.waiting().len(), MAX_WAITING, "the others are forgotten");
+        registry.set_bridges(&[member(20)]);
+        assert!(!registry.waiting().iter().any(|one| one.node == member(20).node));
+        let first = bridge(20, 1);
+        assert!(matches!(registry.claim(&first, None), Claim::Taken(None)));
+        assert!(registry.knows_bridge_at(IpAddr::from([192, 0, 2, 20])));
+        let second = bridge(20, 2);
+        let Claim::Contested(living) = registry.claim(&second, None) else { panic!("contested") };
+        assert!(Arc::ptr_eq(&living, &first) && is_duplicate(&second, &living).is_some());
+        let gone = registry.set_bridges(&[]);
+        assert!(Arc::ptr_eq(&gone[0], &first));
+        assert!(matches!(registry.claim(&second, None), Claim::Refused(Goodbye::NotLetIn)));
+        assert_eq!(registry.everybody().count(), 0);
     }
 }

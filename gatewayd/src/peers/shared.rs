@@ -17,7 +17,9 @@ use super::peer::{Closed, Limits, Peer, greet, turn_away};
 use super::registry::{self, Claim, Registry};
 use super::tls::{MemberKeys, Tls, proven};
 use super::wire::{Assembler, Goodbye, Hello, Kind, MAX_PAYLOAD, Purpose, Role, write_addresses};
-use super::{Beat, Counters, Direction, Incoming, Member, PeerEvent, PeerStatus, Session};
+use super::{
+    Beat, BridgeLink, Counters, Direction, Incoming, Member, PeerEvent, PeerStatus, Session,
+};
 
 /// What the tasks share.
 pub(super) struct Shared {
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     pub(super) incoming: mpsc::Sender<Incoming>,
     /// Signs of life.
     pub(super) beats: mpsc::Sender<Beat>,
+    /// Where bridges go that were let in; none: there are none.
+    pub(super) bridges: Option<mpsc::Sender<BridgeLink>>,
     /// What happened.
     pub(super) tally: Tally,
     /// Told when there may be somebody to dial.
@@ -151,9 +155,17 @@ impl Shared {
         if let Some(other) = other {
             other.outbox.close(Some(Goodbye::Second));
         }
-        if peer.role == Role::Member {
-            self.show();
-            self.learn(peer);
+        match peer.role {
+            Role::Member => {
+                self.show();
+                self.learn(peer);
+            }
+            Role::Bridge => {
+                // Dropped where nobody takes it: then the connection ends at once.
+                let link = BridgeLink::new(Arc::clone(peer));
+                let _ = self.bridges.as_ref().map(|bridges| bridges.try_send(link));
+            }
+            _ => {}
         }
     }
 
@@ -203,7 +215,10 @@ impl Shared {
         self.registry().duplicate(node);
         Tally::count(&self.tally.duplicates);
         self.show();
-        self.events.report(PeerEvent::DuplicateIdentity { node, addresses });
+        // Of a bridge the record knows nothing.
+        if node == self.own || self.registry().members().any(|member| *member == node) {
+            self.events.report(PeerEvent::DuplicateIdentity { node, addresses });
+        }
     }
 
     /// Carries the frames of a connection until it ends.
@@ -251,6 +266,15 @@ impl Shared {
         }
         self.dial.notify_one();
         self.show();
+    }
+
+    /// Which bridges are let in from now on.
+    pub(super) fn set_bridges(&self, bridges: &[Member]) {
+        for peer in self.registry().set_bridges(bridges) {
+            peer.outbox.close(Some(Goodbye::NotLetIn));
+            Tally::count(&self.tally.expelled);
+            tracing::info!(peer = registry::name(&peer), "let in no more");
+        }
     }
 
     /// A member says where others are.

@@ -13,6 +13,7 @@ use ledger::codec::Decode;
 use ledger::consensus::message::Message as Consensus;
 use ledger::ids::NodeId;
 
+use super::bridge::{MAX_RADIO, MAX_SERIAL};
 use super::{MAX_BEAT, MAX_CONSENSUS, MAX_REQUEST};
 
 /// Bytes before a payload.
@@ -44,7 +45,7 @@ pub(super) enum WireError {
 }
 
 /// What a frame is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Kind {
     /// First frame of either end.
@@ -67,8 +68,12 @@ pub(super) enum Kind {
     Request = 9,
     /// Its answer.
     Answer = 10,
+    /// Of [`super::Lane::Radio`].
+    Radio = 11,
+    /// Of [`super::Lane::Serial`].
+    Serial = 12,
     /// A sign of life or its acknowledgement.
-    Beat = 11,
+    Beat = 13,
 }
 
 /// What the other end is to this one.
@@ -82,6 +87,10 @@ pub(super) enum Role {
     Asker,
     /// Somebody who was dialed to be asked.
     Asked,
+    /// A bridge that this member serves.
+    Bridge,
+    /// The member that serves this bridge.
+    Server,
 }
 
 /// The first bytes of a frame.
@@ -123,7 +132,7 @@ impl Head {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::Ping,
         Self::Pong,
@@ -134,6 +143,8 @@ impl Kind {
         Self::Bulk,
         Self::Request,
         Self::Answer,
+        Self::Radio,
+        Self::Serial,
         Self::Beat,
     ];
 
@@ -144,6 +155,7 @@ impl Kind {
     /// Longest message of this kind from a peer in this role; none: it may not send any.
     fn limit(self, role: Role) -> Option<usize> {
         let member = role == Role::Member;
+        let bridged = matches!(role, Role::Bridge | Role::Server);
         match self {
             Self::Hello => (role == Role::Unknown).then_some(Hello::BYTES),
             Self::Goodbye => Some(1),
@@ -153,6 +165,9 @@ impl Kind {
             Self::Addresses => member.then_some(MAX_ADDRESSES * ADDRESS_BYTES),
             Self::Consensus => member.then_some(MAX_CONSENSUS),
             Self::Bulk => member.then_some(MAX_BULK),
+            Self::Radio => bridged.then_some(MAX_RADIO),
+            Self::Serial => bridged.then_some(MAX_SERIAL),
+            Self::Request | Self::Answer if bridged => None,
             Self::Request => (role != Role::Asked).then_some(MAX_REQUEST + 4),
             Self::Answer => (role != Role::Asker).then_some(MAX_REQUEST + 5),
             Self::Beat => member.then_some(MAX_BEAT),
@@ -167,6 +182,8 @@ pub(super) enum Purpose {
     Link,
     /// To ask.
     Requests,
+    /// From a bridge to the member that serves it, to stay.
+    Bridge,
 }
 
 /// Says which process speaks, and what for.
@@ -188,6 +205,7 @@ impl Hello {
         let purpose = match self.purpose {
             Purpose::Link => 1,
             Purpose::Requests => 2,
+            Purpose::Bridge => 3,
         };
         [&[VERSION, purpose], &self.instance[..], &self.port.to_be_bytes()].concat()
     }
@@ -198,6 +216,7 @@ impl Hello {
         let purpose = match purpose {
             1 => Purpose::Link,
             2 => Purpose::Requests,
+            3 => Purpose::Bridge,
             _ => return None,
         };
         let port = u16::from_be_bytes(port.try_into().ok()?);
@@ -223,10 +242,12 @@ pub(super) enum Goodbye {
     Quota = 6,
     /// Too many guests now.
     Busy = 7,
+    /// This bridge is not let in (yet, or any more).
+    NotLetIn = 8,
 }
 
 impl Goodbye {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Stopping,
         Self::NoMember,
         Self::Second,
@@ -234,6 +255,7 @@ impl Goodbye {
         Self::Misbehaved,
         Self::Quota,
         Self::Busy,
+        Self::NotLetIn,
     ];
 
     /// In words, of the other end.
@@ -246,6 +268,7 @@ impl Goodbye {
             Self::Misbehaved => "the other gateway does not understand what was sent",
             Self::Quota => "what a guest may use is used up",
             Self::Busy => "the other gateway has too many guests now",
+            Self::NotLetIn => "the other gateway has not let this bridge in",
         }
     }
 }
@@ -276,6 +299,8 @@ pub(super) enum Message {
     Request { id: u32, bytes: Vec<u8> },
     Answer { id: u32, outcome: Outcome, bytes: Vec<u8> },
     Beat(Vec<u8>),
+    Radio(Vec<u8>),
+    Serial(Vec<u8>),
 }
 
 const ADDRESS_BYTES: usize = 20 + 16 + 2;
@@ -308,13 +333,13 @@ fn read_addresses(bytes: &[u8]) -> Option<Vec<(NodeId, SocketAddr)>> {
 }
 
 /// Kinds whose messages may have several frames.
-const LONG: usize = 4;
+const LONG: usize = 6;
 
 /// Joins the frames of one connection to messages.
 #[derive(Debug)]
 pub(super) struct Assembler {
     role: Role,
-    /// Unfinished messages of the kinds from [`Kind::Consensus`] to [`Kind::Answer`].
+    /// Unfinished messages of the kinds from [`Kind::Consensus`] to [`Kind::Serial`].
     partial: [Vec<u8>; LONG],
 }
 
@@ -375,14 +400,22 @@ fn read_short(kind: Kind, bytes: &[u8]) -> Option<Message> {
             Message::Goodbye(Goodbye::ALL.into_iter().find(|each| *each as u8 == code)?)
         }
         Kind::Beat => Message::Beat(bytes.to_vec()),
-        Kind::Consensus | Kind::Bulk | Kind::Request | Kind::Answer => return None,
+        Kind::Consensus
+        | Kind::Bulk
+        | Kind::Request
+        | Kind::Answer
+        | Kind::Radio
+        | Kind::Serial => return None,
     })
 }
 
 fn read_long(kind: Kind, mut bytes: Vec<u8>) -> Option<Message> {
-    if matches!(kind, Kind::Consensus | Kind::Bulk) {
-        let consensus = kind == Kind::Consensus;
-        return Some(if consensus { Message::Consensus(bytes) } else { Message::Bulk(bytes) });
+    match kind {
+        Kind::Consensus => return Some(Message::Consensus(bytes)),
+        Kind::Bulk => return Some(Message::Bulk(bytes)),
+        Kind::Radio => return Some(Message::Radio(bytes)),
+        Kind::Serial => return Some(Message::Serial(bytes)),
+        _ => {}
     }
     let id = u32::from_be_bytes(*bytes.first_chunk()?);
     if kind == Kind::Request {
@@ -411,7 +444,8 @@ pub(super) fn write_answer(id: u32, outcome: Outcome, bytes: &[u8]) -> Vec<u8> {
 
 /// Feeds arbitrary bytes to the reader of frames, in every role: for the fuzzer.
 pub fn fuzz(bytes: &[u8]) {
-    for role in [Role::Unknown, Role::Member, Role::Asker, Role::Asked] {
+    let bridged = [Role::Bridge, Role::Server];
+    for role in [Role::Unknown, Role::Member, Role::Asker, Role::Asked].into_iter().chain(bridged) {
         let mut assembler = Assembler::new();
         assembler.become_role(role);
         let mut rest = bytes;
@@ -457,9 +491,14 @@ mod tests {
 
     #[test]
     fn every_kind_ends_at_its_limit() {
-        for (kind, limit) in [(Kind::Consensus, MAX_CONSENSUS), (Kind::Bulk, MAX_BULK)] {
-            assert!(matches!(joined(Role::Member, kind, limit), Ok(Some(_))));
-            assert_eq!(joined(Role::Member, kind, limit + 1), Err(WireError::TooLong));
+        for (role, kind, limit) in [
+            (Role::Member, Kind::Consensus, MAX_CONSENSUS),
+            (Role::Member, Kind::Bulk, MAX_BULK),
+            (Role::Bridge, Kind::Radio, MAX_RADIO),
+            (Role::Server, Kind::Serial, MAX_SERIAL),
+        ] {
+            assert!(matches!(joined(role, kind, limit), Ok(Some(_))));
+            assert_eq!(joined(role, kind, limit + 1), Err(WireError::TooLong));
         }
         let request = joined(Role::Asker, Kind::Request, MAX_REQUEST + 4).unwrap().unwrap();
         let Message::Request { id: 0x0707_0707, bytes } = request else {
@@ -472,11 +511,17 @@ mod tests {
 
     #[test]
     fn a_role_has_its_kinds_and_no_others() {
+        let bridged = [Kind::Ping, Kind::Pong, Kind::Goodbye, Kind::Radio, Kind::Serial];
         let table = [
             (Role::Unknown, vec![Kind::Hello, Kind::Goodbye]),
             (Role::Asker, vec![Kind::Ping, Kind::Pong, Kind::Goodbye, Kind::Request]),
             (Role::Asked, vec![Kind::Ping, Kind::Pong, Kind::Goodbye, Kind::Answer]),
-            (Role::Member, Kind::ALL.into_iter().filter(|kind| *kind != Kind::Hello).collect()),
+            (
+                Role::Member,
+                Kind::ALL[1..].iter().copied().filter(|kind| *kind < Kind::Radio).collect(),
+            ),
+            (Role::Bridge, bridged.to_vec()),
+            (Role::Server, bridged.to_vec()),
         ];
         for (role, allowed) in table {
             let mut assembler = Assembler::new();
@@ -494,7 +539,7 @@ mod tests {
     fn heads_that_are_none_are_refused() {
         let table: [(&str, [u8; 4]); 5] = [
             ("kind 0", [0, 1, 0, 0]),
-            ("kind 12", [12, 1, 0, 0]),
+            ("kind 14", [14, 1, 0, 0]),
             ("flag 2", [7, 2, 0, 1]),
             ("too long", [7, 1, 0xff, 0xff]),
             ("endless nothing", [7, 0, 0, 0]),

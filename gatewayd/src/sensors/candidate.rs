@@ -10,7 +10,7 @@ use ledger::ids::{IdentityKind, NodeId};
 use zeroize::Zeroizing;
 
 use super::port::Speaks;
-use super::settings::{self, LinkSettings, SensorSettings, unhex};
+use super::settings::{self, LinkSettings, Place, SensorSettings, unhex};
 use super::shared::{Shared, ledger_identity};
 use crate::control::{ControlError, PairingHow, PairingRequest, Result};
 use crate::ledger_task::Registration;
@@ -195,13 +195,9 @@ fn asked_link(how: &PairingHow) -> Result<(Identity, LinkSettings, Zeroizing<Vec
     })
 }
 
-/// A port is a path of a device file, not of this daemon's other files.
+/// A port is a path of a device file, here or on a bridge.
 fn checked_port(port: &str) -> Result<String> {
-    if !port.starts_with('/') || port.len() > 4096 || port.contains('\0') {
-        let why = "the port is the absolute path of a serial device".to_owned();
-        return Err(ControlError::InvalidArgument(why));
-    }
-    Ok(port.to_owned())
+    Place::parse(port).map(|place| place.to_string())
 }
 
 /// A name is short and printable.

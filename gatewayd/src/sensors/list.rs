@@ -34,6 +34,7 @@ impl Owner {
         let heard = self.parts.shared.ingest.heard().await?;
         let mut links = HashMap::new();
         let mut refused: HashMap<NodeBytes, BTreeMap<String, u64>> = HashMap::new();
+        let mut over = HashMap::new();
         for (path, port) in &self.ports {
             let state = port.state().await?;
             refused.extend(state.refused);
@@ -42,6 +43,7 @@ impl Owner {
         if let Some(lora) = &self.lora {
             let state = lora.state().await?;
             refused.extend(state.refused);
+            over = state.over;
             let forwarders = state.forwarders;
             links.insert("LoRaWAN".into(), format!("{forwarders} packet forwarder(s)"));
         }
@@ -50,7 +52,9 @@ impl Owner {
             let place = sensor.settings.link.place();
             let link_state = links.get(&place).cloned();
             let refused = refused.get(&sensor.node).cloned().unwrap_or_default();
-            describe(sensor, on_record.get(&sensor.node), &heard, now, link_state, refused)
+            let over = over.get(&sensor.node).map(|bridge| NodeId(*bridge));
+            let link = Link { state: link_state, refused, over };
+            describe(sensor, on_record.get(&sensor.node), &heard, now, link)
         };
         Ok(self.sensors.values().map(describe).collect())
     }
@@ -64,15 +68,35 @@ fn missing(gaps: &[CounterRange], first: u64) -> Vec<(u64, u64)> {
     ranges.filter(|(first, last)| first <= last).collect()
 }
 
+/// What its driver says of its link.
+struct Link {
+    state: Option<String>,
+    refused: BTreeMap<String, u64>,
+    /// The bridge that it was heard over last.
+    over: Option<NodeId>,
+}
+
+/// What it means that frames come over a bridge.
+fn bridge_words(level: Level) -> String {
+    let worth = match level {
+        Level::Observed => {
+            "a reading of level 0 is as good as the bridge's word: whoever has the bridge can \
+             invent it"
+        }
+        _ => "it has no key of the sensor: it can withhold frames and not make them",
+    };
+    format!("frames come over a bridge, which vouches for nothing; {worth}")
+}
+
 fn describe(
     sensor: &Sensor,
     on_record: Option<&OnRecord>,
     heard: &Heard,
     now: u64,
-    link_state: Option<String>,
-    refused: BTreeMap<String, u64>,
+    Link { state, refused, over }: Link,
 ) -> SensorInfo {
     let link = &sensor.settings.link;
+    let bridge = link.bridge().map(str::to_owned).or(over.map(NodeId::to_gateway_string));
     let newest = heard.newest.get(&sensor.node);
     let heard_ms = newest.map(|entry| entry.time_ms);
     let interval_s = sensor.settings.interval_s;
@@ -93,7 +117,9 @@ fn describe(
         label: "light node".into(),
         serving: on_record.and_then(|record| record.2).map(|id| id.to_gateway_string()),
         link: link.place(),
-        link_state: link_state.unwrap_or_else(|| "not open".into()),
+        bridge_words: bridge.is_some().then(|| bridge_words(level)),
+        bridge,
+        link_state: state.unwrap_or_else(|| "not open".into()),
         epoch: session.map_or(0, |session| session.counters.epoch),
         highest: session.and_then(|session| session.counters.highest),
         gaps: session

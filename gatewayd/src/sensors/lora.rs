@@ -1,19 +1,23 @@
-//! The LoRaWAN side: one task owns the UDP socket and the network server. It must not acknowledge
+//! The LoRaWAN side: one task owns the UDP socket and the network server; packet forwarders beside
+//! bridges are served like those of its own. It must not acknowledge
 //! what is not durable, and it decides nothing that the server's state machine can decide.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use drivers::device::Identity;
-use drivers::lora::effect::{Effect, Input, Stranger, WindowKind};
+use drivers::lora::effect::{BridgeId, Effect, Input, Stranger, Way, WindowKind};
 use drivers::lora::ids::DevEui;
-use drivers::lora::link::{Batch, Link};
+use drivers::lora::link::{Batch, Link, MAX_BATCH};
 use drivers::lora::server::{AddDeviceError, Counters, DeviceConfig, Highest, Server, Settings};
+use ledger::ids::NodeId;
 use ledger::transaction::TallyCount;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Lent;
 use super::shared::Shared;
 use super::strangers::Strangers;
+use crate::bridge::{self, Downlink, Uplink};
 use crate::clock;
 use crate::control::ControlError;
 use crate::ingest::Group;
@@ -61,6 +65,8 @@ pub struct LoraState {
     pub forwarders: usize,
     /// Refused frames by device and reason.
     pub refused: HashMap<NodeBytes, BTreeMap<String, u64>>,
+    /// The bridge that a device was heard over last; devices that were heard here are left out.
+    pub over: HashMap<NodeBytes, BridgeId>,
 }
 
 /// Handle of the task.
@@ -119,12 +125,15 @@ struct Device {
     highest: Option<(u32, Option<u64>)>,
     pairing: Option<mpsc::Sender<window::Input>>,
     refused: BTreeMap<String, u64>,
+    /// The bridge that it was heard over last.
+    over: Option<BridgeId>,
 }
 
 /// Binds the socket and starts the task; `None` when LoRaWAN is switched off.
 pub(super) async fn start(
     settings: &crate::config::Lora,
     shared: Shared,
+    lent: Option<Lent>,
 ) -> std::io::Result<Handle> {
     let link = Link::bind(settings.listen).await?;
     let forwarders = settings
@@ -139,9 +148,12 @@ pub(super) async fn start(
     let (commands, inbox) = mpsc::channel(QUEUE);
     let handle = Handle { commands };
     let commands = handle.commands.downgrade();
+    let (bridges, radio) = lent.unzip();
     let this_hour = hour(shared.clock.borrow().now().0);
     let task = Task {
         link,
+        bridges,
+        radio,
         server,
         strangers: Strangers::new(this_hour),
         shared,
@@ -154,6 +166,8 @@ pub(super) async fn start(
 
 struct Task {
     link: Link,
+    bridges: Option<bridge::Handle>,
+    radio: Option<mpsc::Receiver<Uplink>>,
     server: Server,
     shared: Shared,
     devices: HashMap<Identity, Device>,
@@ -210,9 +224,11 @@ impl Task {
                     }
                     let now = clock::boot_ms();
                     for (from, bytes) in batch.iter() {
-                        self.server.step_into(now, Input::Datagram { from, bytes }, &mut effects);
+                        let datagram = Input::Datagram { from: from.into(), bytes };
+                        self.server.step_into(now, datagram, &mut effects);
                     }
                 }
+                uplink = next_uplink(&mut self.radio) => self.uplink(uplink, &mut effects),
                 () = sleep_ms(wake) => {
                     self.set_time();
                     self.server.step_into(clock::boot_ms(), Input::Wake, &mut effects);
@@ -228,6 +244,19 @@ impl Task {
                 }
                 self.finish(std::mem::take(&mut round), &mut effects).await;
             }
+        }
+    }
+
+    /// What has come over bridges, as much as one socket would give at once.
+    fn uplink(&mut self, first: Uplink, effects: &mut Vec<Effect>) {
+        let (mut next, mut left) = (Some(first), MAX_BATCH);
+        while let Some(Uplink { bridge, forwarder, datagram }) = next {
+            let from = Way::Bridge { bridge: bridge.0, forwarder };
+            let datagram = Input::Datagram { from, bytes: &datagram };
+            self.server.step_into(clock::boot_ms(), datagram, effects);
+            left -= 1;
+            let more = self.radio.as_mut().filter(|_| left > 0);
+            next = more.and_then(|radio| radio.try_recv().ok());
         }
     }
 
@@ -270,11 +299,14 @@ impl Task {
             }
             Command::State(reply) => {
                 let devices = self.devices.values();
-                let refused = devices.map(|device| (device.node, device.refused.clone())).collect();
+                let refused =
+                    devices.clone().map(|device| (device.node, device.refused.clone())).collect();
+                let over = devices.filter_map(|device| Some((device.node, device.over?))).collect();
                 let _ = reply.send(LoraState {
                     counters: *self.server.counters(),
                     forwarders: self.server.forwarder_count(),
                     refused,
+                    over,
                 });
             }
         }
@@ -293,7 +325,8 @@ impl Task {
             }
         })?;
         let refused = BTreeMap::new();
-        let device = Device { node, config, durable: record, highest, pairing, refused };
+        let device =
+            Device { node, config, durable: record, highest, pairing, refused, over: None };
         self.devices.insert(identity, device);
         Ok(())
     }
@@ -314,9 +347,18 @@ impl Task {
         }
     }
 
-    async fn send(&self, to: std::net::SocketAddr, bytes: &[u8]) {
-        if let Err(error) = self.link.send(to, bytes).await {
-            tracing::warn!(%error, %to, "cannot send to the packet forwarder");
+    async fn send(&self, to: Way, bytes: &[u8]) {
+        match to {
+            Way::Udp(to) => {
+                if let Err(error) = self.link.send(to, bytes).await {
+                    tracing::warn!(%error, %to, "cannot send to the packet forwarder");
+                }
+            }
+            Way::Bridge { bridge, forwarder } => {
+                let Some(bridges) = &self.bridges else { return };
+                let (bridge, datagram) = (NodeId(bridge), bytes.to_vec());
+                bridges.downlink(Downlink { bridge, forwarder, datagram }).await;
+            }
         }
     }
 
@@ -356,7 +398,12 @@ impl Task {
                 tracing::warn!(device = %identity, ?reason, "answer not sent");
                 self.refused(&identity, format!("unanswered: {reason:?}"));
             }
-            Effect::Heard { .. } | Effect::DeviceStatus { .. } => {}
+            Effect::Heard { identity, forwarder, .. } => {
+                if let Some(device) = self.devices.get_mut(&identity) {
+                    device.over = forwarder.bridge;
+                }
+            }
+            Effect::DeviceStatus { .. } => {}
         }
     }
 
@@ -459,12 +506,12 @@ impl Task {
         for identity in round.records.keys().chain(round.delivered.keys()) {
             let Some(device) = self.devices.remove(identity) else { continue };
             self.server.remove_device(device.config.dev_eui);
-            let Device { node, config, durable, highest, pairing, refused } = device;
+            let Device { node, config, durable, highest, pairing, refused, over } = device;
             let candidate = Candidate { node, config, record: durable, highest, pairing };
             match self.add(candidate) {
                 Ok(()) => {
                     if let Some(device) = self.devices.get_mut(identity) {
-                        device.refused = refused;
+                        (device.refused, device.over) = (refused, over);
                     }
                 }
                 Err(error) => tracing::error!(%error, "a device could not be put back"),
@@ -476,6 +523,17 @@ impl Task {
 /// Unix hour of a time in ms.
 pub(super) fn hour(unix_ms: u64) -> u64 {
     unix_ms / 3_600_000
+}
+
+async fn next_uplink(radio: &mut Option<mpsc::Receiver<Uplink>>) -> Uplink {
+    if let Some(open) = radio {
+        if let Some(uplink) = open.recv().await {
+            return uplink;
+        }
+        // There are no bridges any more.
+        *radio = None;
+    }
+    std::future::pending().await
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -12,6 +12,7 @@ mod strangers;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::bridge;
 use crate::config::Settings;
 use crate::control::{
     CommittedInfo, ControlError, Event, PairingRequest, PairingStatus, Result, SensorInfo,
@@ -63,7 +64,12 @@ pub struct Parts {
     pub events: broadcast::Sender<Event>,
     /// The ledger.
     pub ledger: ledger_task::Handle,
+    /// What bridges lend; none while nobody is connected.
+    pub lent: Option<Lent>,
 }
+
+/// The bridges, and the datagrams of the packet forwarders beside them.
+pub type Lent = (bridge::Handle, mpsc::Receiver<bridge::Uplink>);
 
 /// Starts the task.
 pub fn start(parts: Parts) -> Handle {

@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use drivers::lora::ids::DevEui;
+use drivers::serial::link::{self, Link};
 use drivers::serial::session::Committed;
 use ledger::ids::NodeId;
 use ledger::transaction::{Body, Tally};
 use tokio::sync::mpsc;
 
 use super::candidate::{Driver, Sensor, checked_name};
+use super::settings::Place;
 use super::{Command, Parts, lora, port};
+use crate::bridge;
 use crate::clock;
-use crate::control::{CommittedInfo, ControlError, Event, PairingRequest, PairingStatus, Result};
+use crate::control::{
+    CommittedInfo, ControlError, Event, PairingHow, PairingRequest, PairingStatus, Result,
+};
 use crate::pairing::window::{Effect, Failure, Input, Window};
 use crate::store::NodeBytes;
 
@@ -35,6 +40,7 @@ pub(super) struct Owner {
     pub(super) sensors: BTreeMap<NodeBytes, Sensor>,
     pub(super) ports: HashMap<String, port::Handle>,
     pub(super) lora: Option<lora::Handle>,
+    bridges: Option<bridge::Handle>,
     open: Option<Open>,
     windows: u64,
 }
@@ -42,7 +48,8 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(parts: Parts) -> Self {
         let (sensors, ports) = (BTreeMap::new(), HashMap::new());
-        Self { parts, sensors, ports, lora: None, open: None, windows: 0 }
+        let bridges = parts.lent.as_ref().map(|(bridges, _)| bridges.clone());
+        Self { parts, sensors, ports, lora: None, bridges, open: None, windows: 0 }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -80,7 +87,8 @@ impl Owner {
     async fn begin(&mut self) {
         let settings = &self.parts.settings.lora;
         if settings.enabled {
-            match lora::start(settings, self.parts.shared.clone()).await {
+            let lent = self.parts.lent.take();
+            match lora::start(settings, self.parts.shared.clone(), lent).await {
                 Ok(handle) => self.lora = Some(handle),
                 Err(error) => {
                     tracing::error!(%error, listen = %settings.listen, "LoRaWAN is off");
@@ -148,7 +156,7 @@ impl Owner {
             Driver::Port { path, baud, speaks } => {
                 let (node, known) = (sensor.node, committed(known));
                 let candidate = port::Candidate { node, speaks, record, known };
-                self.port(&path, baud).add(candidate).await?;
+                self.port(&path, baud).await?.add(candidate).await?;
             }
             Driver::Lora(config) => {
                 let (node, pairing) = (sensor.node, None);
@@ -160,10 +168,47 @@ impl Owner {
         Ok(())
     }
 
-    fn port(&mut self, path: &str, baud: u32) -> port::Handle {
-        let shared = &self.parts.shared;
-        let start = || port::Handle::start(path, baud, shared.clone());
-        self.ports.entry(path.to_owned()).or_insert_with(start).clone()
+    /// The task of a port, started when nobody had it open yet.
+    async fn port(&mut self, path: &str, baud: u32) -> Result<port::Handle> {
+        if let Some(port) = self.ports.get(path) {
+            return Ok(port.clone());
+        }
+        let link = match Place::parse(path)? {
+            Place::Here(path) => Link::spawn(link::Settings { baud, ..link::Settings::new(path) }),
+            Place::Bridge(bridge, path) => self.lent_port(bridge, path, baud).await?,
+        };
+        let port = port::Handle::start(path, link, self.parts.shared.clone());
+        self.ports.insert(path.to_owned(), port.clone());
+        Ok(port)
+    }
+
+    async fn lent_port(&self, bridge: &str, path: &str, baud: u32) -> Result<Link> {
+        let unusable = |error| ControlError::InvalidArgument(format!("the port: {error}"));
+        let path = ledger::codec::Text::new(path).map_err(unusable)?;
+        let Some(bridges) = &self.bridges else {
+            let why = "no bridge is heard while the TPM is away".to_owned();
+            return Err(ControlError::Unavailable(why));
+        };
+        let (_, node) = NodeId::parse(bridge).map_err(|error| {
+            ControlError::InvalidArgument(format!("the bridge {bridge}: {error}"))
+        })?;
+        Ok(bridges.open(node, path, baud).await)
+    }
+
+    /// A port as it is kept: of a bridge, by its ID.
+    async fn resolved(&self, request: &PairingRequest) -> Result<PairingRequest> {
+        let mut request = request.clone();
+        let (PairingHow::Serial { port, .. } | PairingHow::Line { port, .. }) = &mut request.how
+        else {
+            return Ok(request);
+        };
+        if let Place::Bridge(bridge, path) = Place::parse(port)? {
+            let bridges = self.bridges.as_ref();
+            let none = || ControlError::NotFound { what: "bridge", name: bridge.to_owned() };
+            let node = bridges.ok_or_else(none)?.find(bridge).await?;
+            *port = Place::Bridge(&node.to_gateway_string(), path).to_string();
+        }
+        Ok(request)
     }
 
     fn lora(&self) -> Result<&lora::Handle> {
@@ -299,7 +344,7 @@ impl Owner {
             let why = "a pairing window is open; close it, or wait until it closes".to_owned();
             return Err(ControlError::Busy(why));
         }
-        let sensor = Sensor::asked(request, &self.parts.shared)?;
+        let sensor = Sensor::asked(&self.resolved(request).await?, &self.parts.shared)?;
         if self.sensors.values().any(|known| known.name == sensor.name) {
             let why = format!("a sensor is called {} already", sensor.name);
             return Err(ControlError::InvalidArgument(why));
@@ -334,7 +379,7 @@ impl Owner {
                 let fresh = !self.ports.contains_key(&path);
                 let known = committed(self.last_session(sensor.node).await?);
                 let candidate = port::Candidate { node: sensor.node, speaks, record: None, known };
-                let heard = self.port(&path, baud).pair(candidate, told).await;
+                let heard = self.port(&path, baud).await?.pair(candidate, told).await;
                 if heard.is_err() && fresh {
                     self.ports.remove(&path);
                 }
@@ -433,7 +478,9 @@ impl Owner {
     async fn serve_new(&mut self, sensor: Sensor) -> Result<()> {
         let node = sensor.node;
         match sensor.driver(true)? {
-            Driver::Port { path, baud, .. } => self.port(&path, baud).serve_paired().await?,
+            Driver::Port { path, baud, .. } => {
+                self.port(&path, baud).await?.serve_paired().await?;
+            }
             Driver::Lora(config) => {
                 let window = self.parts.ledger.reserve(node, true).await?;
                 self.admit(node, config.dev_eui, window).await?;

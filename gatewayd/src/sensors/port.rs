@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use drivers::device::Identity;
 use drivers::serial::effect::{Effect, Refusal};
 use drivers::serial::line::{self, Mapping, Source};
-use drivers::serial::link::{Event, Link, LinkError, Settings, Writer};
+use drivers::serial::link::{Event, Link, LinkError, Writer};
 use drivers::serial::pairing::PrintedCode;
 use drivers::serial::port::Port;
 use drivers::serial::session::{Committed, Session};
@@ -90,10 +90,9 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Opens a port and starts its task.
-    pub(super) fn start(path: &str, baud: u32, shared: Shared) -> Self {
+    /// Starts the task of a port: one of this machine, or one that a bridge lends.
+    pub(super) fn start(path: &str, link: Link, shared: Shared) -> Self {
         let (commands, inbox) = mpsc::channel(QUEUE);
-        let link = Link::spawn(Settings { baud, ..Settings::new(path) });
         let writer = link.writer();
         let task = Task {
             path: path.to_owned(),
@@ -535,6 +534,7 @@ fn tell_link(told: &mpsc::Sender<Input>, error: LinkError) {
         LinkError::NotFound | LinkError::Unplugged => Failure::PortMissing,
         LinkError::Permission
         | LinkError::NotASerialPort
+        | LinkError::Away
         | LinkError::Settings
         | LinkError::Io(_) => Failure::Unavailable,
     };

@@ -6,6 +6,8 @@ use drivers::lora::join::Version;
 use drivers::reading::Level;
 use serde::{Deserialize, Serialize};
 
+use crate::control::ControlError;
+
 /// Settings of one sensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,7 +53,60 @@ pub enum LinkSettings {
     },
 }
 
+/// Where a port is: `/dev/…` on this machine, `bridge:NAME/dev/…` on a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// Here.
+    Here(&'a str),
+    /// On this bridge, by its name or ID.
+    Bridge(&'a str, &'a str),
+}
+
+impl<'a> Place<'a> {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It names no device file: such a port is never opened.
+    pub fn parse(port: &'a str) -> Result<Self, ControlError> {
+        let bad = |why: &str| Err(ControlError::InvalidArgument(why.to_owned()));
+        if port.len() > MAX_PORT || port.chars().any(char::is_control) {
+            return bad("the port is the absolute path of a serial device");
+        }
+        let Some(lent) = port.strip_prefix("bridge:") else {
+            return match port.starts_with('/') {
+                true => Ok(Self::Here(port)),
+                false => bad("the port is the absolute path of a serial device"),
+            };
+        };
+        match lent.find('/') {
+            Some(at) if at > 0 => Ok(Self::Bridge(&lent[..at], &lent[at..])),
+            _ => bad("a port of a bridge is bridge:NAME/dev/… or bridge:gw1…/dev/…"),
+        }
+    }
+}
+
+/// Longest name of a port, bytes.
+const MAX_PORT: usize = 4096;
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(path) => f.write_str(path),
+            Self::Bridge(bridge, path) => write!(f, "bridge:{bridge}{path}"),
+        }
+    }
+}
+
 impl LinkSettings {
+    /// The bridge whose port it is on.
+    pub fn bridge(&self) -> Option<&str> {
+        let (Self::Serial { port, .. } | Self::Line { port, .. }) = self else { return None };
+        match Place::parse(port) {
+            Ok(Place::Bridge(bridge, _)) => Some(bridge),
+            Ok(Place::Here(_)) | Err(_) => None,
+        }
+    }
+
     /// Word for people.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -103,6 +158,9 @@ impl LinkSettings {
     pub fn mobility(&self) -> &'static str {
         match self {
             Self::Lora { .. } => "moves to another gateway that hears it, without re-pairing",
+            Self::Serial { .. } | Self::Line { .. } if self.bridge().is_some() => {
+                "stays: it is on a cable of a bridge of this gateway"
+            }
             Self::Serial { .. } | Self::Line { .. } => {
                 "stays: it is on a cable of this gateway alone"
             }
@@ -200,6 +258,22 @@ mod tests {
         assert_eq!(back, settings);
         assert_eq!(back.identity(), Some(identity));
         assert!(serde_json::from_str::<SensorSettings>(r#"{"identity":"","other":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_port_is_here_or_on_a_bridge() {
+        assert_eq!(Place::parse("/dev/ttyUSB0").ok(), Some(Place::Here("/dev/ttyUSB0")));
+        let lent = Place::parse("bridge:barn/dev/ttyUSB0").unwrap();
+        assert_eq!(lent, Place::Bridge("barn", "/dev/ttyUSB0"));
+        assert_eq!(lent.to_string(), "bridge:barn/dev/ttyUSB0");
+        for port in
+            ["", "dev/x", "bridge:", "bridge:barn", "bridge:/dev/x", "/dev/\u{0}", "http:/x"]
+        {
+            assert!(Place::parse(port).is_err(), "{port:?}");
+        }
+        let link = |port: &str| LinkSettings::Serial { port: port.into(), baud: 9600 };
+        assert_eq!(link("bridge:gw1x/dev/a").bridge(), Some("gw1x"));
+        assert_eq!(link("/dev/bridge:x/y").bridge(), None);
     }
 
     #[test]

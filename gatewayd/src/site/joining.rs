@@ -17,21 +17,28 @@ use crate::peers;
 use crate::status::{self, TpmView};
 
 /// Requests of others that may wait while joining: nobody may ask a newcomer anything.
-const INCOMING: usize = 1;
+pub(super) const INCOMING: usize = 1;
 
 /// How often progress is looked at for the daemon's status.
-const SHOW_EVERY: Duration = Duration::from_millis(500);
+pub(super) const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 impl Site {
     /// Takes an order to join: keys are made, or those of an earlier order are used again.
     pub(super) async fn join_order(&mut self, request: JoinSite) -> Result<()> {
+        if request.bridge {
+            return self.bridge_order(request).await;
+        }
         let order = JoinOrder::new(&request)?;
         let (tpm, folder) = (self.tpm.clone(), self.folder());
         self.join.send_replace(JoinProgress { step: JoinStep::Keys, ..JoinProgress::default() });
-        let keep = move || folder?.join(&tpm, &order);
+        let keep = move || {
+            let folder = folder?;
+            folder.join(&tpm, &order)?;
+            folder.abandon_bridge()
+        };
         let kept = self.attended("keys are being made", keep).await;
         let done = kept.unwrap_or(Err(BROKEN)).map_err(ControlError::from);
-        if done.is_err() && !self.is_joining() {
+        if done.is_err() && !self.is_joining() && !self.is_bridge() {
             self.join.send_replace(JoinProgress::default());
         }
         done
@@ -39,17 +46,22 @@ impl Site {
 
     /// Gives up joining.
     pub(super) async fn abandon(&mut self) -> Result<()> {
-        if !self.is_joining() {
+        if !self.is_joining() && !self.is_bridge() {
             return Err(ControlError::Unavailable("nothing is being joined".into()));
         }
         let folder = self.folder();
-        let gone = self.attended("a join is being given up", move || folder?.abandon_join()).await;
+        let give_up = move || {
+            let folder = folder?;
+            folder.abandon_join()?;
+            folder.abandon_bridge()
+        };
+        let gone = self.attended("a join is being given up", give_up).await;
         gone.unwrap_or(Err(BROKEN)).map_err(ControlError::from)?;
         self.join.send_replace(JoinProgress::default());
         Ok(())
     }
 
-    fn is_joining(&self) -> bool {
+    pub(super) fn is_joining(&self) -> bool {
         matches!(self.folder().and_then(|folder| folder.joining()), Ok(Some(_)))
     }
 
@@ -155,6 +167,7 @@ impl Site {
             events,
             incoming: incoming_in,
             beats: beats_in,
+            bridges: None,
             data_dir: None,
         })?;
         let newcomer = newcomer::Parts {

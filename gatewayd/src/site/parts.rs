@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use attestation::tpm::IdentityInfo;
+use ledger::codec::Text;
 use ledger::crypto::SigningKey;
 use ledger::host::Host;
 use ledger::ids::{ChainId, NodeId};
 use tokio::sync::mpsc;
 
 use super::Site;
+use crate::bridge::{self, MAX_BRIDGES};
 use crate::identity::identity_key;
-use crate::peers::{self, Incoming};
+use crate::peers::{self, BridgeLink, Incoming};
 use crate::sensors::shared::Shared;
 use crate::vault::Vault;
 use crate::vote_keys::Keeper;
@@ -55,6 +57,8 @@ pub(super) struct Connected {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     /// For coordination.
     pub(super) beats: mpsc::Receiver<peers::Beat>,
+    /// Bridges that have connected.
+    pub(super) bridges: mpsc::Receiver<BridgeLink>,
 }
 
 impl Site {
@@ -65,6 +69,7 @@ impl Site {
         let (events, inbox) = peers::inbox();
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
         let (beats_in, beats) = mpsc::channel(BEATS);
+        let (bridges_in, bridges) = mpsc::channel(MAX_BRIDGES);
         let peers = peers::start(peers::Parts {
             signer: Arc::new(self.tpm.clone()),
             identity: identity_key(info)?,
@@ -75,13 +80,28 @@ impl Site {
             events,
             incoming: incoming_in,
             beats: beats_in,
+            bridges: Some(bridges_in),
             data_dir: Some(self.settings.data_dir.clone()),
         })?;
-        Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming, beats })
+        Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming, beats, bridges })
+    }
+
+    /// Starts what serves bridges.
+    pub(super) fn serve_bridges(
+        &self,
+        asks: bridge::Asks,
+        gateway: NodeId,
+        site: Text<64>,
+        peers: peers::Handle,
+        links: mpsc::Receiver<BridgeLink>,
+    ) -> anyhow::Result<()> {
+        let (folder, events) = (self.folder()?, self.events.clone());
+        let parts = bridge::bridges::Parts { gateway, site, peers, links, folder, events };
+        bridge::start(asks, parts)
     }
 
     /// Opens what is on the disk. Without a vote key nothing is signed; with a locked vault only
-    /// sensors without keys are served; without links nobody else is heard.
+    /// sensors without keys are served; without links nobody else is heard, and no bridge.
     pub(super) fn open(
         &self,
         chain_id: ChainId,
@@ -89,6 +109,7 @@ impl Site {
         votes: VoteKeys,
         vault: Arc<Vault>,
         links: Option<ledger_task::Links>,
+        lent: Option<sensors::Lent>,
     ) -> anyhow::Result<Parts> {
         let VoteKeys { vote, next, silent_from, doubtful } = votes;
         let votes = vote.clone().filter(|_| silent_from.is_none());
@@ -141,6 +162,7 @@ impl Site {
             pairing: self.pairing.clone(),
             events: self.events.clone(),
             ledger: ledger.clone(),
+            lent,
         });
         Ok(Parts { ledger, ingest: handle, sensors, threads: vec![thread, ledger_thread], stopped })
     }

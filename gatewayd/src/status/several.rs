@@ -1,7 +1,7 @@
 //! What status says of a site of several gateways: how many may be lost, who is silent, behind,
 //! stale or not attested. Pure: from snapshots to sentences.
 
-use crate::control::GatewayInfo;
+use crate::control::{BridgeInfo, GatewayInfo};
 
 /// A gateway that is so few blocks behind is not said to be.
 const NEAR: u64 = 2;
@@ -100,6 +100,13 @@ pub(super) fn warnings(gateways: &[GatewayInfo], around: &Around) -> Vec<String>
     }
     warnings.extend(gateways.iter().filter_map(warning));
     warnings
+}
+
+/// Bridges that were let in and are not connected: what they lend is missing.
+pub(super) fn away_bridges(bridges: &[BridgeInfo]) -> Option<String> {
+    let away = bridges.iter().filter(|bridge| bridge.state == "away");
+    let names: Vec<&str> = away.map(BridgeInfo::called).collect();
+    (!names.is_empty()).then(|| format!("bridges that are away: {}", names.join(", ")))
 }
 
 /// What must be said of one gateway.

@@ -66,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     of("beat", gatewayd::coordination::fuzz),
     of("log_request", gatewayd::measurement_logs::fuzz),
     of("peer_frame", gatewayd::peers::fuzz),
+    of("bridge_message", gatewayd::bridge::fuzz),
     of("node_id", node_id),
     seeded("config", config, &["packaging/defaults.toml"]),
 ];

@@ -43,7 +43,7 @@ fn config(device: &TestDevice) -> DeviceConfig {
 /// A PULL_RESP as its forwarder reads it.
 #[derive(Debug)]
 struct Sent {
-    to: SocketAddr,
+    to: Way,
     token: [u8; 2],
     deadline_ms: u64,
     tmst: u64,
@@ -152,19 +152,23 @@ impl Site {
     /// Opens the way back of a forwarder.
     fn open(&mut self, number: u8) {
         let effects = self.datagram(number, &pull_data(forwarder(number)));
-        assert_eq!(effects, [send_now(address(number), &[2, 0x12, 0x34, 4])], "PULL_ACK");
+        assert_eq!(effects, [send_now(address(number).into(), &[2, 0x12, 0x34, 4])], "PULL_ACK");
     }
 
     fn datagram(&mut self, number: u8, bytes: &[u8]) -> Vec<Effect> {
         let from = address(number);
-        self.server.step(self.now_ms, Input::Datagram { from, bytes })
+        self.server.step(self.now_ms, Input::Datagram { from: from.into(), bytes })
     }
 
     /// A frame that forwarder `number` hears with this SNR.
     fn hear(&mut self, number: u8, snr: f32, phy: &[u8]) -> Vec<Effect> {
         let datagram = push(forwarder(number), self.tmst, snr, phy);
         let effects = self.datagram(number, &datagram);
-        assert_eq!(effects[0], send_now(address(number), &[2, 0xAB, 0xCD, 1]), "PUSH_ACK first");
+        assert_eq!(
+            effects[0],
+            send_now(address(number).into(), &[2, 0xAB, 0xCD, 1]),
+            "PUSH_ACK first"
+        );
         effects[1..].to_vec()
     }
 
@@ -278,7 +282,7 @@ fn whom_the_server_listens_to() {
     let far = SocketAddr::from(([10, 0, 0, 7], 1_700));
     let pull = |server: &mut Server, number: u8, from: SocketAddr| {
         let bytes = pull_data(forwarder(number));
-        server.step(0, Input::Datagram { from, bytes: &bytes }).len()
+        server.step(0, Input::Datagram { from: from.into(), bytes: &bytes }).len()
     };
     assert_eq!(pull(&mut server, 1, far), 1, "listed, anywhere");
     assert_eq!(pull(&mut server, 2, far), 0, "not listed");
@@ -344,9 +348,29 @@ fn what_people_are_shown() {
     assert_eq!((after.downlinks_left, after.joins_left, after.admitted), (64, 14, true));
     assert_eq!(site.server.device(DevEui([9; 8])), None);
     let forwarders: Vec<ForwarderState> = site.server.forwarders().collect();
-    let eui = ForwarderEui(forwarder(1));
-    let heard_ms = site.now_ms;
-    assert_eq!(forwarders, [ForwarderState { eui, way_back: Some(address(1)), heard_ms }]);
+    let id = ForwarderId { bridge: None, eui: ForwarderEui(forwarder(1)) };
+    let (way_back, heard_ms) = (Some(address(1).into()), site.now_ms);
+    assert_eq!(forwarders, [ForwarderState { id, way_back, heard_ms }]);
+}
+
+#[test]
+fn a_forwarder_beside_a_bridge_is_never_taken_for_another() {
+    let mut site = Site::new();
+    let bridge = |number: u8| Way::Bridge { bridge: [number; 20], forwarder: 7 };
+    let pull = |site: &mut Site, from: Way, eui: u8| {
+        let bytes = pull_data(forwarder(eui));
+        site.server.step(site.now_ms, Input::Datagram { from, bytes: &bytes }).len()
+    };
+    // The same EUI behind a bridge takes nobody's way back.
+    assert_eq!(pull(&mut site, bridge(1), 1), 1);
+    let ways: Vec<_> = site.server.forwarders().map(|one| (one.id.bridge, one.way_back)).collect();
+    assert!(ways.contains(&(None, Some(address(1).into()))), "{ways:?}");
+    assert!(ways.contains(&(Some([1; 20]), Some(bridge(1)))), "{ways:?}");
+    // A bridge that makes forwarders up crowds nobody out.
+    let taken = (0..=255).map(|eui| pull(&mut site, bridge(1), eui)).sum::<usize>();
+    assert_eq!(taken, 8);
+    assert_eq!(pull(&mut site, bridge(2), 1), 1);
+    assert_eq!(pull(&mut site, Way::Udp(address(9)), 9), 1);
 }
 
 #[test]

@@ -201,3 +201,22 @@ fn ports_are_listed_under_their_lasting_names() {
     assert_eq!(lasting_path_in(&dev, &one), one);
     assert_eq!(lasting_path_in(&dev, &dev.join("ttyUSB7")), dev.join("ttyUSB7"));
 }
+
+#[tokio::test]
+async fn a_remote_port_is_a_link_like_any_other() {
+    let (mut link, mut remote) = Link::remote();
+    remote.events.send(Event::Opened).await.unwrap();
+    assert_eq!(link.next().await, Some(Event::Opened));
+    let writer = link.writer();
+    assert!(writer.write(vec![1]));
+    assert_eq!(remote.writes.recv().await, Some(vec![1]));
+    for _ in 0..WRITE_QUEUE {
+        assert!(writer.write(vec![2]));
+    }
+    assert!(!writer.write(vec![3]), "the queue is full");
+    assert_eq!(writer.dropped(), 1);
+    drop((link, writer));
+    assert!(remote.events.is_closed());
+    remote.writes.close();
+    while remote.writes.recv().await.is_some() {}
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ledger::codec::Encode;
 use ledger::ids::NodeId;
+use ledger::proof::Anchor;
 use tokio::time::Instant;
 
 use super::{Newcomer, Stop};
@@ -32,18 +33,18 @@ const MAX_ADDRESSES: usize = 64;
 const MAX_REASONS: usize = 4;
 
 /// A member that is one.
-pub(super) struct Found {
-    pub(super) connection: Guest,
+pub(crate) struct Found {
+    pub(crate) connection: Guest,
     /// The session is older than this round.
     pub(super) again: bool,
     address: String,
-    pub(super) site: KnownSite,
+    pub(crate) site: KnownSite,
     /// Members and where they can be reached.
     pub(super) members: Vec<(NodeId, Vec<String>)>,
 }
 
 /// A session that may serve several rounds, with what was sent in it.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     connection: Connection,
     began: Instant,
     sent: AtomicUsize,
@@ -55,7 +56,7 @@ impl Guest {
     }
 
     /// Who is at the other end.
-    pub(super) fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         self.connection.session()
     }
 
@@ -90,13 +91,39 @@ pub(super) struct Finding {
 }
 
 /// Why an address is of no use.
-enum Useless {
+pub(crate) enum Useless {
     /// Nobody is there, or it answers nothing usable.
     Silent(String),
     /// Whoever is there is not of the site: nothing was said to it.
     Wrong(HeadError),
     /// A member that cannot show its record yet, and when to ask again.
     Wait(String, Duration),
+}
+
+impl Useless {
+    /// Whether whoever is there is not of the site: that is the operator's business.
+    pub(crate) fn is_wrong(&self) -> bool {
+        matches!(self, Self::Wrong(_))
+    }
+
+    /// In words, of this address.
+    pub(crate) fn words(&self, address: &str) -> String {
+        match self {
+            Self::Silent(why) => why.clone(),
+            Self::Wait(why, _) => format!("{address}: {why}"),
+            Self::Wrong(error) => format!("{address}: {error}; nothing was said to it"),
+        }
+    }
+}
+
+/// Whether a member of the site answers at an address.
+pub(crate) async fn check_address(
+    peers: &peers::Handle,
+    anchor: &Anchor,
+    address: &str,
+) -> Result<Found, Useless> {
+    let connection = dial(peers, address).await.map_err(Useless::Silent)?;
+    check_member(connection, false, anchor, address).await
 }
 
 impl Newcomer {
@@ -117,15 +144,16 @@ impl Newcomer {
                     self.finding.learn(&found.members);
                     return Ok(found);
                 }
-                Err(Useless::Silent(why)) => reasons.push(why),
-                Err(Useless::Wait(why, after)) => {
-                    soon = Some(soon.map_or(after, |soon: Duration| soon.min(after)));
-                    reasons.push(format!("{address}: {why}"));
-                }
-                Err(Useless::Wrong(error)) => {
+                Err(useless) if useless.is_wrong() => {
                     // Said first: it is the operator's business.
                     wrong = true;
-                    reasons.insert(0, format!("{address}: {error}; nothing was said to it"));
+                    reasons.insert(0, useless.words(&address));
+                }
+                Err(useless) => {
+                    if let Useless::Wait(_, after) = useless {
+                        soon = Some(soon.map_or(after, |soon: Duration| soon.min(after)));
+                    }
+                    reasons.push(useless.words(&address));
                 }
             }
         }
@@ -146,7 +174,7 @@ impl Newcomer {
     async fn find_again(&mut self) -> Option<Found> {
         let (address, guest) = self.finding.kept.take().filter(|(_, guest)| guest.lasts())?;
         self.finding.current = Some(address.clone());
-        let found = self.check(&address, guest, true).await;
+        let found = check_member(guest, true, &self.parts.order.anchor, &address).await;
         // Whatever is wrong with it, the members are gone through from there.
         found.ok()
     }
@@ -184,42 +212,12 @@ impl Newcomer {
 
     async fn try_address(&self, address: &str) -> Result<Found, Useless> {
         let connection = self.dial(address).await.map_err(Useless::Silent)?;
-        let detail = format!("{address} answers");
-        self.teller.step(JoinStep::Checking, detail);
-        self.check(address, connection, false).await
-    }
-
-    /// Checks who answers against the site code.
-    async fn check(&self, address: &str, connection: Guest, again: bool) -> Result<Found, Useless> {
-        let silent = |error: AskError| Useless::Silent(format!("{address}: {error}"));
-        let head = Request::Head(self.parts.order.anchor);
-        let (response, _) = connection.ask(&head).await.map_err(silent)?;
-        let answer = match response {
-            Response::Head(answer) => answer,
-            Response::Wait(wait) => {
-                let after = Duration::from_secs(wait.after_s.into());
-                return Err(Useless::Wait(wait.reason.as_str().into(), after));
-            }
-            Response::Refused(refused) => {
-                return Err(Useless::Silent(format!("{address}: {}", refused.reason.as_str())));
-            }
-            _ => return Err(silent(AskError::Unexpected)),
-        };
-        let now_ms = clock::synchronised().then(clock::wall_ms);
-        let peer = connection.session().identity;
-        let site = head::check(&answer, &self.parts.order.anchor, &peer, now_ms);
-        let site = site.map_err(Useless::Wrong)?;
-        let (members, address) = (members(&answer), address.to_owned());
-        Ok(Found { connection, again, address, site, members })
+        self.teller.step(JoinStep::Checking, format!("{address} answers"));
+        check_member(connection, false, &self.parts.order.anchor, address).await
     }
 
     async fn dial(&self, address: &str) -> Result<Guest, String> {
-        match tokio::time::timeout(DIAL_LIMIT, self.parts.peers.dial(address)).await {
-            Ok(Ok(connection)) => Ok(Guest::new(connection)),
-            // The transport names the address.
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("{address}: no connection in time")),
-        }
+        dial(&self.parts.peers, address).await
     }
 
     /// A connection to one voter: where it was told to be, else wherever gateways are. The record
@@ -257,6 +255,42 @@ impl Newcomer {
         }
         self.finding.reached.remove(&node);
         Err(why)
+    }
+}
+
+/// Checks whoever answers against the site code, before anything else is said.
+async fn check_member(
+    connection: Guest,
+    again: bool,
+    anchor: &Anchor,
+    address: &str,
+) -> Result<Found, Useless> {
+    let silent = |error: AskError| Useless::Silent(format!("{address}: {error}"));
+    let (response, _) = connection.ask(&Request::Head(*anchor)).await.map_err(silent)?;
+    let answer = match response {
+        Response::Head(answer) => answer,
+        Response::Wait(wait) => {
+            let after = Duration::from_secs(wait.after_s.into());
+            return Err(Useless::Wait(wait.reason.as_str().into(), after));
+        }
+        Response::Refused(refused) => {
+            return Err(Useless::Silent(format!("{address}: {}", refused.reason.as_str())));
+        }
+        _ => return Err(silent(AskError::Unexpected)),
+    };
+    let now_ms = clock::synchronised().then(clock::wall_ms);
+    let peer = connection.session().identity;
+    let site = head::check(&answer, anchor, &peer, now_ms).map_err(Useless::Wrong)?;
+    let (members, address) = (members(&answer), address.to_owned());
+    Ok(Found { connection, again, address, site, members })
+}
+
+async fn dial(peers: &peers::Handle, address: &str) -> Result<Guest, String> {
+    match tokio::time::timeout(DIAL_LIMIT, peers.dial(address)).await {
+        Ok(Ok(connection)) => Ok(Guest::new(connection)),
+        // The transport names the address.
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("{address}: no connection in time")),
     }
 }
 

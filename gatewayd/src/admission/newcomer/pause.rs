@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Pause after so many rounds in vain, with up to a quarter more by chance.
-pub(super) fn after(failures: u32) -> Duration {
+pub(crate) fn after(failures: u32) -> Duration {
     // Without random bytes newcomers may keep the same step; nothing else is lost.
     let [chance] = vault::random::<1>().unwrap_or([128]);
     spread(failures, chance)

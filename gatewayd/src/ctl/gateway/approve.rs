@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{join, whole_id};
+use super::{bridge, join, whole_id};
 use crate::ctl::exit::{Exit, Failure};
 use crate::ctl::operator::{self, Signing};
 use crate::ctl::output::{Output, local_time, text};
@@ -11,7 +11,8 @@ use crate::ctl::session::{Session, json_list};
 
 /// Calls, for the help.
 pub(super) const CALLS: &str = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissions, \
-                                PrepareOperatorAct, SubmitOperatorAct";
+                                PrepareOperatorAct, SubmitOperatorAct; of a bridge ListBridges, \
+                                LetBridgeIn";
 
 /// Which newcomer may come in.
 #[derive(Args)]
@@ -21,6 +22,8 @@ pub(in crate::ctl) struct Approve {
     /// Trust this very TPM without a certificate: you know that it is the one in that gateway
     #[arg(long)]
     pin: bool,
+    #[command(flatten)]
+    bridge: bridge::LetIn,
     #[command(flatten)]
     signing: Signing,
 }
@@ -40,13 +43,17 @@ pub(in crate::ctl) struct Replace {
 }
 
 pub(super) async fn pending(session: Session, output: &mut Output) -> Result<(), Failure> {
-    let newcomers = json_list(session.client.manager().await?.list_admissions().await)?;
+    let manager = session.client.manager().await?;
+    let mut newcomers = json_list(manager.list_admissions().await)?;
+    let bridges = json_list(manager.list_bridges().await)?;
+    newcomers.extend(bridges.into_iter().filter(|bridge| bridge["state"] == "waiting"));
     let row = |newcomer: &Value| {
         vec![
             text(newcomer, "state"),
             label(newcomer).into(),
             text(newcomer, "tpm"),
-            text(newcomer, "from"),
+            // Of a bridge it is where it connects from.
+            text(newcomer, "from") + &text(newcomer, "address"),
             local_time(newcomer, "seen_ms"),
             text(newcomer, "id"),
             text(newcomer, "reason"),
@@ -55,7 +62,11 @@ pub(super) async fn pending(session: Session, output: &mut Output) -> Result<(),
     let rows: Vec<Vec<String>> = newcomers.iter().map(row).collect();
     output.value(&Value::Array(newcomers))?;
     let heading = ["STATE", "LABEL", "TPM", "FROM", "SEEN", "ID", "WHY"];
-    Ok(output.table(&heading, &rows, "no gateway asks here to become a member")?)
+    Ok(output.table(
+        &heading,
+        &rows,
+        "no gateway asks here to become a member, and no bridge to be let in",
+    )?)
 }
 
 pub(super) async fn approve(
@@ -63,7 +74,10 @@ pub(super) async fn approve(
     session: &Session,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let Approve { gateway, pin, signing } = arguments;
+    let Approve { gateway, pin, bridge, signing } = arguments;
+    if bridge.asked() {
+        return bridge::let_in(&gateway, &bridge, session, output).await;
+    }
     let node = match signing.applies() {
         true => gateway,
         false => shown(&gateway, session, output).await?,
@@ -123,6 +137,9 @@ fn choose<'a>(newcomers: &'a [Value], id: &str) -> Result<&'a Value, Failure> {
 
 fn label(newcomer: &Value) -> &'static str {
     let is = |key: &str| newcomer[key] == true;
+    if newcomer["role"] == "bridge" {
+        return "bridge";
+    }
     match (is("full"), is("coordinator")) {
         (true, true) => "full, coordinator",
         (true, false) => "full",

@@ -32,6 +32,10 @@ pub(in crate::ctl) struct Arguments {
     /// What this gateway is to be
     #[arg(long, value_enum, default_value_t = Label::Both)]
     label: Label,
+    /// Be no member but a bridge: lend serial ports and packet forwarder to one; needs no hardware
+    /// TPM
+    #[arg(long, conflicts_with = "label")]
+    bridge: bool,
     /// Do not wait: the daemon goes on by itself, `gatewayctl gateway progress` tells
     #[arg(long)]
     no_wait: bool,
@@ -66,7 +70,8 @@ pub(super) async fn run(
         return Ok(output.line("the join was given up")?);
     }
     let (no_wait, site) = (arguments.no_wait, arguments.site.clone().unwrap_or_default());
-    let begun = json(manager.join(site, options(&arguments).dict()).await)?;
+    let begun = json(manager.join(site, options(&arguments).dict()).await)
+        .map_err(|failure| without_tpm(failure, &arguments))?;
     if no_wait {
         output.value(&begun)?;
         return Ok(output.line("the daemon joins by itself: `gatewayctl gateway progress`")?);
@@ -85,8 +90,23 @@ fn options(arguments: &Arguments) -> Options {
     Options::default()
         .optional_text("address", arguments.address.as_deref())
         .flag("discover", arguments.discover)
-        .flag("full", arguments.label != Label::Coordinator)
-        .flag("coordinator", arguments.label != Label::Full)
+        .flag("full", !arguments.bridge && arguments.label != Label::Coordinator)
+        .flag("coordinator", !arguments.bridge && arguments.label != Label::Full)
+        .flag("bridge", arguments.bridge)
+}
+
+/// What a machine whose TPM does not answer can do.
+fn without_tpm(failure: Failure, arguments: &Arguments) -> Failure {
+    if !failure.message.starts_with("TPM: ") {
+        return failure;
+    }
+    let place = arguments.address.as_deref().unwrap_or("--discover");
+    let site = arguments.site.as_deref().unwrap_or_default();
+    failure.advise(format!(
+        "without a TPM this machine can be a bridge of a member, with its key in a software TPM: \
+         `systemctl enable --now gatewayd-software-tpm.service`, then `gatewayctl gateway join \
+         {place} --site {site} --bridge`"
+    ))
 }
 
 /// Where the join stands, once.
@@ -153,8 +173,9 @@ fn lines(progress: &Value) -> Vec<String> {
     }));
     lines.extend(doubts(&progress["claims"]).map(|claim| format!("  {claim}")));
     if step == "awaiting-approval" {
-        let gateway = text(progress, "gateway");
-        lines.push(format!("  on a member: gatewayctl gateway approve {gateway} …"));
+        let (gateway, bridge) = (text(progress, "gateway"), progress["bridge"] == true);
+        let how = if bridge { "--bridge" } else { "…" };
+        lines.push(format!("  on a member: gatewayctl gateway approve {gateway} {how}"));
     }
     lines
 }
@@ -213,7 +234,9 @@ mod tests {
             ]
         );
         let waiting = object!({"step": "awaiting-approval", "gateway": "gw1new", "detail": "d"});
-        assert!(lines(&waiting)[1].contains("gateway approve gw1new"));
+        assert!(lines(&waiting)[1].contains("gateway approve gw1new …"));
+        let bridge = object!({"step": "awaiting-approval", "gateway": "gw1b", "bridge": true});
+        assert!(lines(&bridge)[1].ends_with("gateway approve gw1b --bridge"));
         let refused = refused(&object!({"detail": "no"}));
         assert_eq!(refused.exit, Exit::Refused);
         let advice = refused.advice.unwrap_or_default();
@@ -252,7 +275,14 @@ mod tests {
         let given = asked(&["10.0.0.1", "--site", "gws1x"]);
         assert_eq!(given, (yes.clone(), yes.clone(), there));
         let given = asked(&["--discover", "--site", "gws1x", "--label", "coordinator"]);
-        assert_eq!(given, (no, yes, None));
+        assert_eq!(given, (no, yes.clone(), None));
+        let bridge = options(&parse(&["h", "--site", "gws1x", "--bridge"]).expect("complete"));
+        let bridge = crate::dbus::variant::dict_to_json(&bridge.dict());
+        assert_eq!((&bridge["bridge"], &bridge["full"]), (&yes, &Value::Bool(false)));
+        assert!(parse(&["h", "--site", "gws1x", "--bridge", "--label", "full"]).is_err());
+        let no_tpm = Failure::new(Exit::Failed, "TPM: no such device");
+        let said = without_tpm(no_tpm, &parse(&["h", "--site", "gws1x"]).expect("complete"));
+        assert!(said.advice.is_some_and(|advice| advice.contains("join h --site gws1x --bridge`")));
         assert!(parse(&["--site", "gws1x"]).is_err(), "nowhere to look");
         assert!(parse(&["10.0.0.1"]).is_err(), "no site code");
         let both = ["10.0.0.1", "--site", "gws1x", "--wait", "--no-wait"];

@@ -1,6 +1,7 @@
 //! `gatewayctl gateway`.
 
 mod approve;
+mod bridge;
 mod join;
 
 use clap::{Args, Subcommand};
@@ -14,13 +15,14 @@ use super::session::{Session, json, json_list};
 /// What can be done with gateways.
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// All gateways of the site
-    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListGateways")]
+    /// All gateways of the site, and the bridges of this one
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListGateways, ListBridges")]
     List,
-    /// Everything about one gateway
-    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.Describe, Attestation.OfGateway")]
+    /// Everything about one gateway, or a bridge of this one
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Gateway.Describe, \
+                            Attestation.OfGateway, Manager.ListBridges")]
     Show {
-        /// Its ID (`gw1…`), the beginning of it, or `self`
+        /// Its ID (`gw1…`), the beginning of it, `self`, or the name of a bridge
         #[arg(default_value = "self")]
         gateway: String,
     },
@@ -41,12 +43,15 @@ pub(super) enum Command {
     /// Where the join of this gateway stands
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.JoinProgress")]
     Progress,
-    /// Newcomers that asked here to become members
-    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissions")]
+    /// Newcomers that asked here to become members, and bridges that asked to be let in
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissions, ListBridges")]
     Pending,
-    /// Let a newcomer in, within 30 days (an operator act)
+    /// Let a newcomer in, within 30 days (an operator act); or a bridge, at once (--bridge)
     #[command(after_help = approve::CALLS)]
     Approve(approve::Approve),
+    /// Let a bridge in no more; sensors on it stay paired and are not heard
+    #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Manager.ForgetBridge")]
+    Forget(bridge::Forget),
     /// Move a gateway's place to a newcomer with another TPM, at once (an operator act)
     #[command(after_help = approve::CALLS)]
     Replace(approve::Replace),
@@ -80,10 +85,17 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command {
         Command::List => {
-            let gateways = json_list(session.client.manager().await?.list_gateways().await)?;
+            let manager = session.client.manager().await?;
+            let mut gateways = json_list(manager.list_gateways().await)?;
+            let bridges = json_list(manager.list_bridges().await)?;
+            gateways.extend(bridges.into_iter().filter(|bridge| bridge["state"] != "waiting"));
             list(gateways, output)
         }
         Command::Show { gateway } => {
+            if let Some(bridge) = bridge::find(&gateway, &session).await? {
+                output.value(&bridge)?;
+                return bridge::show(&bridge, output);
+            }
             let mut gateway = json(session.client.gateway(&gateway).await?.describe().await)?;
             gateway["appraisal"] = appraisal(&gateway, &session).await?;
             output.value(&gateway)?;
@@ -97,6 +109,7 @@ pub(super) async fn run(
         Command::Progress => join::progress(session, output).await,
         Command::Pending => approve::pending(session, output).await,
         Command::Approve(arguments) => approve::approve(arguments, &session, output).await,
+        Command::Forget(arguments) => bridge::forget(arguments, &session, output).await,
         Command::Replace(arguments) => approve::replace(arguments, &session, output).await,
         Command::Suspend(judgement) => judge("suspend", judgement, &session, output).await,
         Command::Revoke(judgement) => judge("revoke", judgement, &session, output).await,
@@ -146,6 +159,9 @@ fn list(gateways: Vec<Value>, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn row(gateway: &Value) -> Vec<String> {
+    if gateway["role"] == "bridge" {
+        return bridge::row(gateway);
+    }
     let own = if gateway["own"] == true { " (this one)" } else { "" };
     vec![
         text(gateway, "standing"),
@@ -217,6 +233,9 @@ fn online(gateway: &Value) -> String {
     }
     words
 }
+
+/// Shortest beginning of an ID that is looked for among bridges.
+const MIN_PREFIX: usize = 7;
 
 fn yes_no(value: &Value) -> String {
     if *value == Value::Bool(true) { "yes" } else { "no" }.into()

@@ -85,10 +85,12 @@ async fn absurd_arguments_are_named() {
 }
 
 /// Changing methods with arguments that are right in form, as `busctl` writes them.
-const CHANGES: [(&str, &[&str]); 12] = [
+const CHANGES: [(&str, &[&str]); 14] = [
     ("Manager.InitSite", &["saya{sv}", "s", "1", "2", "0"]),
     ("Manager.Join", &["sa{sv}", "gws1", "0"]),
     ("Manager.AbandonJoin", &[]),
+    ("Manager.LetBridgeIn", &["sa{sv}", "gw1", "0"]),
+    ("Manager.ForgetBridge", &["s", "gw1"]),
     ("Attestation.Renew", &[]),
     ("Attestation.RotateVoteKey", &[]),
     ("Attestation.PrepareUpgrade", &["s", "device:/dev/tpmrm0"]),
@@ -142,6 +144,8 @@ async fn polkit_decides_about_each_change_by_its_action() {
         "org.gatewayd.gateway1.manage-site",
         "org.gatewayd.gateway1.join-site",
         "org.gatewayd.gateway1.join-site",
+        "org.gatewayd.gateway1.manage-bridges",
+        "org.gatewayd.gateway1.manage-bridges",
         "org.gatewayd.gateway1.manage-identity",
         "org.gatewayd.gateway1.manage-identity",
         "org.gatewayd.gateway1.manage-identity",

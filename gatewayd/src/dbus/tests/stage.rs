@@ -175,6 +175,8 @@ pub(super) fn status(state: DaemonState) -> Status {
         behind: 0,
         syncing_from: None,
         join: None,
+        bridge: None,
+        bridges: vec![],
         sensors: 0,
         presence: [0; 3],
         readings_waiting: 0,

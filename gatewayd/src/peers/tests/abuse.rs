@@ -10,17 +10,17 @@ use super::stage::*;
 use crate::peers::wire::{Goodbye, Head, Hello, Kind, MAX_PAYLOAD, Purpose, write_request};
 use crate::peers::{DialError, RequestError};
 
-fn frame(kind: Kind, last: bool, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: Kind, last: bool, payload: &[u8]) -> Vec<u8> {
     let head = Head { kind, last, length: payload.len().try_into().unwrap() };
     [&head.write()[..], payload].concat()
 }
 
-fn hello(purpose: Purpose) -> Vec<u8> {
+pub(super) fn hello(purpose: Purpose) -> Vec<u8> {
     frame(Kind::Hello, true, &Hello { purpose, instance: [5; 16], port: 0 }.write())
 }
 
 /// Says something over TLS with a good key; gives what is answered until the end.
-async fn say(gateway: &Gateway, key: u8, what: &[u8]) -> Vec<u8> {
+pub(super) async fn say(gateway: &Gateway, key: u8, what: &[u8]) -> Vec<u8> {
     let mut stream = tls(key, stranger(gateway.socket(), 9).await).await;
     // It may be closed before all of it is said.
     let _ = stream.write_all(what).await;
@@ -31,7 +31,7 @@ async fn say(gateway: &Gateway, key: u8, what: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn last_word(answer: &[u8]) -> Option<u8> {
+pub(super) fn last_word(answer: &[u8]) -> Option<u8> {
     answer
         .ends_with(&frame(Kind::Goodbye, true, &[answer[answer.len() - 1]]))
         .then(|| answer[answer.len() - 1])

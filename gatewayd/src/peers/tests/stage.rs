@@ -18,7 +18,7 @@ use crate::peers::handle::start_with;
 use crate::peers::peer::Limits;
 use crate::peers::tls::{MemberKeys, Tls, no_name};
 use crate::peers::{
-    Beat, Counters, Handle, Inbox, Incoming, Member, Parts, PeerEvent, Signer, inbox,
+    Beat, BridgeLink, Counters, Handle, Inbox, Incoming, Member, Parts, PeerEvent, Signer, inbox,
 };
 
 /// Longest wait for what must happen.
@@ -75,6 +75,7 @@ pub(super) struct Gateway {
     pub(super) events: Inbox,
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) beats: mpsc::Receiver<Beat>,
+    pub(super) bridges: mpsc::Receiver<BridgeLink>,
     pub(super) node: NodeId,
     pub(super) key: Arc<SoftKey>,
 }
@@ -96,6 +97,7 @@ impl Plan {
         let key = SoftKey::new(self.number);
         let ((events_in, events), (incoming_in, incoming)) = (inbox(), mpsc::channel(16));
         let (beats_in, beats) = mpsc::channel(128);
+        let (bridges_in, bridges) = mpsc::channel(4);
         let parts = Parts {
             signer: Arc::clone(&key) as _,
             identity: key.public(),
@@ -106,11 +108,12 @@ impl Plan {
             events: events_in,
             incoming: incoming_in,
             beats: beats_in,
+            bridges: Some(bridges_in),
             data_dir: self.data_dir,
         };
         let handle = start_with(parts, self.limits).unwrap();
         let node = NodeId::of_key(&key.public());
-        Gateway { handle, events, incoming, beats, node, key }
+        Gateway { handle, events, incoming, beats, bridges, node, key }
     }
 }
 

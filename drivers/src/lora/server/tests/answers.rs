@@ -9,7 +9,7 @@ fn a_confirmed_uplink_is_acknowledged_in_rx1() {
     assert_eq!(readings(&site.up(CONFIRMED)).len(), 1);
     let effects = site.after(200);
     let ack = &sent(&effects)[0];
-    assert_eq!((ack.to, ack.mhz, ack.datr.as_str()), (address(1), 868.1, "SF7BW125"));
+    assert_eq!((ack.to, ack.mhz, ack.datr.as_str()), (address(1).into(), 868.1, "SF7BW125"));
     assert_eq!(ack.tmst, 999_999, "1 s later, wrapped around");
     let down = site.device.down(&ack.phy, 0).unwrap();
     assert_eq!(down, Down { ack: true, fcnt: 0, fopts: vec![] });
@@ -45,7 +45,7 @@ fn the_forwarder_with_the_best_snr_answers() {
     site.hear(2, 9.0, &phy);
     site.hear(3, 12.0, &phy);
     let effects = site.after(200);
-    assert_eq!(sent(&effects)[0].to, address(2), "the third has not opened its way back");
+    assert_eq!(sent(&effects)[0].to, address(2).into(), "the third has not opened its way back");
 }
 
 #[test]

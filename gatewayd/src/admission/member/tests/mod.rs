@@ -151,6 +151,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         events: frames,
         incoming: incoming.clone(),
         beats: beats_in,
+        bridges: None,
         data_dir: None,
     })
     .unwrap();

@@ -16,7 +16,7 @@ fn paired(options: &[&str]) -> Result<(Gateway, LoraDevice)> {
     Ok((gateway, device))
 }
 
-fn event<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
+pub(crate) fn event<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["event"] == name).collect()
 }
 

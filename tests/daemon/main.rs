@@ -1,6 +1,7 @@
 //! The daemon tier: the real binaries on a private bus, a software TPM, pseudo-terminals and UDP.
 
 mod boots;
+mod bridge;
 mod command_line;
 mod config;
 mod dbus;

@@ -79,7 +79,7 @@ fn refused(gateway: &Gateway, reason: &str) -> u64 {
     shown["refused"][reason].as_u64().unwrap_or(0)
 }
 
-fn site_code(gateway: &Gateway) -> Result<String> {
+pub(crate) fn site_code(gateway: &Gateway) -> Result<String> {
     let card = gateway.ctl_json(&["site", "card"])?;
     Ok(card["site_code"].as_str().context("site code")?.to_owned())
 }
@@ -176,7 +176,7 @@ fn a_wrong_key_gets_no_answer_after_pairing() -> Result<()> {
 }
 
 /// What was measured must be on record once; the last one may be there before its sensor knows.
-fn each_value_is_there_once(gateway: &Gateway, lines: &[String]) -> Result<()> {
+pub(crate) fn each_value_is_there_once(gateway: &Gateway, lines: &[String]) -> Result<()> {
     let done =
         lines.iter().filter(|line| line.starts_with("acknowledged ") || *line == "settled").count();
     ensure!(done > 0, "nothing was acknowledged: {lines:?}");

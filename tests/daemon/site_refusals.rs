@@ -61,7 +61,22 @@ fn a_software_tpm_is_no_full_node_of_an_ordinary_site() -> Result<()> {
     let tpms = &[Ek::Both; 2];
     let mut site = Site::founded(Plan { tpms, links: Links::Loopback, insecure: false })?;
     site.trust(&site.maker.anchors())?;
-    refused(&mut site, 1, &["refused", "software"])
+    // What it can be is offered with the very command, which is taken at its word.
+    site.gateways[1].start()?;
+    let join = site.join(1, 0)?;
+    hears(&site, 1, &join, &["refused", "software", "--bridge`"])?;
+    ensure!(site.figure(0, "members") == 1, "it became a member");
+    let said = join.lines().join("\n");
+    let command = said.split('`').find(|quoted| quoted.ends_with("--bridge"));
+    let words: Vec<&str> = command.context("a command")?.split_whitespace().skip(1).collect();
+    let join = site.gateways[1].ctl_peer(&words)?;
+    join.wait_line("awaiting-approval")?;
+    let id = site.id(1)?;
+    site.gateways[0].ctl_code(0, &["gateway", "approve", &id, "--bridge"])?;
+    let (code, lines) = join.finish()?;
+    ensure!(code == Some(0), "{code:?} {lines:?}");
+    ensure!(site.figure(0, "members") == 1, "a bridge became a member");
+    Ok(())
 }
 
 /// A copy of a member's TPM state on another machine: a clone. One TPM is one gateway.

@@ -105,6 +105,7 @@ impl Site {
     ) -> anyhow::Result<JoinHandle<()>> {
         let (events, inbox) = peers::inbox();
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
+        let (beats_in, beats) = mpsc::channel(INCOMING);
         let handle = peers::start(peers::Parts {
             signer: Arc::new(self.tpm.clone()),
             identity: identity_key(info)?,
@@ -114,6 +115,7 @@ impl Site {
             interface: self.settings.peers.interface.clone(),
             events,
             incoming: incoming_in,
+            beats: beats_in,
             bridges: None,
             data_dir: None,
         })?;
@@ -128,7 +130,7 @@ impl Site {
         };
         Ok(tokio::spawn(async move {
             // Nothing comes of members that a bridge does not have; the ends are kept open.
-            let _ends = (inbox, incoming);
+            let _ends = (inbox, incoming, beats);
             lender::lend(lender).await;
         }))
     }

@@ -355,7 +355,7 @@ mod tests {
             begun.push(first);
         }
         assert_eq!(begun, ["given", "b", "c", "given", "b", "c"], "nobody holds it up");
-        // Who says that something was reached is asked once more, and then it is the next one's turn.
+        // Who says that something was reached is asked once more; then it is the next one's turn.
         let mut begun = Vec::new();
         for _ in 0..4 {
             let first = finding.in_turn(all()).remove(0);

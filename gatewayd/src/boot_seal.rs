@@ -1,7 +1,7 @@
 //! The storage key where the boot is measured (design §4 "Keys"): it is sealed to the operator's
-//! word (`TPM2_PolicyAuthorize`), and opens in the boots that the operator has signed, each a policy
-//! over registers. So an update that was signed before bricks nothing, and a foreign boot opens
-//! nothing. The signed policies are kept beside the key, in `boots`; they are no secret.
+//! word (`TPM2_PolicyAuthorize`), and opens in the boots that the operator has signed, each a
+//! policy over registers. So an update that was signed before bricks nothing, and a foreign boot
+//! opens nothing. The signed policies are kept beside the key, in `boots`; they are no secret.
 //!
 //! Calls of this module block (TPM, disk).
 
@@ -82,8 +82,8 @@ pub(crate) fn prepare(
     let sealed = sealed_by(folder)?;
     if sealed.is_none() && rules.policy.profile == Profile::TpmOnly {
         return refused(
-            "the policy of this site measures no boot (profile tpm-only): the storage key is sealed \
-             to the TPM alone. First: `gatewayctl site policy set profile=measured`",
+            "the policy of this site measures no boot (profile tpm-only): the storage key is \
+             sealed to the TPM alone. First: `gatewayctl site policy set profile=measured`",
         );
     }
     if new_epoch && !open {

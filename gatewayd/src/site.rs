@@ -8,6 +8,7 @@ mod bridging;
 mod counting;
 mod disk;
 mod joining;
+mod keys;
 mod look;
 mod parts;
 
@@ -23,7 +24,6 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::admission::logs::MachineLogs;
 use crate::admission::member;
-use crate::boot_seal::{self, Rules};
 use crate::clock;
 use crate::config::Settings;
 use crate::control::{
@@ -239,24 +239,6 @@ impl Site {
         }
     }
 
-    /// Takes the identity that the record names, in another TPM perhaps, and goes over to that TPM.
-    async fn follow_identity(&mut self) -> anyhow::Result<()> {
-        let (folder, tpm) = (self.folder()?, self.tpm.clone());
-        let (dir, configured) = (self.settings.data_dir.clone(), self.configured_tpm.clone());
-        let before = self.settings.tcti.clone();
-        let follow = move || {
-            upgrade::settle(&folder, &dir, &configured)?;
-            let now = folder.tpm_address(&configured)?;
-            if now != before {
-                tpm.move_to(&now, folder.tpm())?;
-            }
-            anyhow::Ok(now)
-        };
-        let now = self.attended("the identity is being looked up", follow).await;
-        self.settings.tcti = now.unwrap_or_else(|| anyhow::bail!(BROKEN))?;
-        Ok(())
-    }
-
     async fn genesis(&mut self) -> Genesis {
         loop {
             let found =
@@ -308,12 +290,7 @@ impl Site {
                 IdentityError::Tpm(error) if error.is_absence() => DaemonState::NoTpm,
                 _ => DaemonState::Degraded,
             };
-            let reason = match &error {
-                IdentityError::Tpm(
-                    TpmError::NoApproval { .. } | TpmError::BootNotApproved { .. },
-                ) => format!("{error}: `gatewayctl identity seal`"),
-                _ => error.to_string(),
-            };
+            let reason = keys::reason(&error);
             self.listen(genesis, listening, state, reason).await;
             self.wait(TPM_RETRY, false).await;
         }
@@ -576,26 +553,9 @@ impl Site {
             counting.look(&self.settings.data_dir, &self.tpm, tip.borrow().voters);
             let mut status = status::compose(&running, &tpm, &self.settings).await;
             behind::describe(fetching.as_ref(), &mut status);
-            if self.settings.tcti != self.configured_tpm {
-                status.warnings.push(format!(
-                    "this gateway's identity is in the TPM {}, and the configuration still names \
-                     {}: set tpm.tcti",
-                    self.settings.tcti, self.configured_tpm
-                ));
-            }
-            status.warnings.extend(self.sealing(&running).await);
+            status.warnings.extend(self.key_warnings(&running).await);
             self.publish(status);
         }
-    }
-
-    /// What has to be said of how the storage key is sealed.
-    async fn sealing(&self, running: &Running) -> Option<String> {
-        let rules = running
-            .ledger
-            .view(|state| Rules { policy: state.policy().clone(), operator: *state.operator() });
-        let (rules, folder) = (rules.await.ok()?, self.folder().ok()?);
-        let warning = move || boot_seal::warning(&folder, &rules);
-        tokio::task::spawn_blocking(warning).await.ok()?
     }
 
     /// Ends when this gateway, whose disk was put back, has a new vote key.

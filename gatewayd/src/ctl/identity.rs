@@ -21,7 +21,7 @@ pub(super) enum Command {
     /// Give this gateway a new vote key: it is on the record before the old one is destroyed
     #[command(after_help = "D-Bus: org.gatewayd.Gateway1.Attestation.RotateVoteKey")]
     Rotate,
-    /// Move an unattested gateway to a hardware TPM, with all that it has recorded (an operator act)
+    /// Move an unattested gateway to a hardware TPM, with all it has recorded (an operator act)
     #[command(after_help = upgrade::CALLS)]
     Upgrade(upgrade::Arguments),
     /// Have the keys of this gateway open in a boot that the operator has signed, and in no other

@@ -11,6 +11,7 @@ use ledger::block::Block;
 use ledger::codec::{Decode, Encode};
 use ledger::consensus::message::{Message, PeerTip};
 use ledger::ids::{Era, Height, NodeId};
+use ledger::node::Input;
 use ledger::store::{self, Reader, Store, StoreError};
 use ledger::sync::SnapshotError;
 use ledger::sync::client::ClientError;
@@ -47,6 +48,34 @@ fn a_gateway_that_was_away_takes_many_blocks_at_once() {
     assert_eq!(net.tip(late).height, Height(501));
     let now = net.now;
     assert_eq!(net.of(late).host.next_wake(now), None, "a follower sleeps");
+}
+
+/// A follower builds no block in which it would show that its transaction does not apply; and the
+/// telling of one that does may have been lost, where a sole voter sends blocks and nothing else.
+#[test]
+fn a_follower_tells_again_what_applies_and_refuses_what_does_not() {
+    let site = site();
+    let mut net = Net::new(&site);
+    let (leader, follower) = (site.nodes[0], site.nodes[1]);
+    net.found(0);
+    net.found(1);
+    for nonce in [1, 2] {
+        net.feed(follower, Input::Submit(Box::new(site.act(nonce))));
+    }
+    net.forget_messages();
+    net.pass(2_000);
+    // Another act with the first nonce was quicker.
+    net.submit(
+        leader,
+        site.operator_draft(1, site.act(2).draft().body.clone()).sign(&site.operator),
+    );
+    assert_eq!(net.refused, [site.act(1).hash()]);
+    net.pass(2_000);
+    let tip = net.tip(leader);
+    assert_eq!((tip.height, tip.tx_count), (Height(2), 1));
+    assert_eq!(net.of(follower).host.node().waiting(), 0);
+    net.pass(2_000);
+    assert_eq!(net.tip(leader).height, Height(2), "nothing is left to make a block of");
 }
 
 #[test]

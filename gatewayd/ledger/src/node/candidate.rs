@@ -11,7 +11,7 @@ use crate::consensus::driver::Output;
 use crate::consensus::message::Message;
 use crate::consensus::record::Record;
 use crate::ids::{Hash, Height};
-use crate::state::{ApplyError, Outcome};
+use crate::state::{ApplyError, Execution, Outcome};
 use crate::transaction::Transaction;
 
 /// A block with what its execution gave.
@@ -46,9 +46,7 @@ impl Node {
     /// A block of what waits and applies. What does not apply leaves the mempool.
     fn build(&mut self) -> Candidate {
         let time_ms = self.block_time_ms();
-        let (state, tip) = (&self.state, &self.tip);
-        let mut execution =
-            chain::begin(state, tip, &self.certifiers, self.certificate.as_ref(), time_ms);
+        let mut execution = self.begin_block(time_ms);
         let mut transactions = Vec::new();
         let mut failed = Vec::new();
         let mut bytes = RESERVED_BYTES;
@@ -84,6 +82,12 @@ impl Node {
     /// Time of a block that is built now.
     pub(super) fn block_time_ms(&self) -> u64 {
         self.site_time_ms(self.now).max(self.tip.header.time_ms.saturating_add(1))
+    }
+
+    /// The next block, as far as it is fixed before its transactions.
+    pub(super) fn begin_block(&self, time_ms: u64) -> Execution<'_> {
+        let (state, tip) = (&self.state, &self.tip);
+        chain::begin(state, tip, &self.certifiers, self.certificate.as_ref(), time_ms)
     }
 
     pub(super) fn publish_body(&mut self, hash: &Hash) {

@@ -279,6 +279,10 @@ impl Node {
         self.peers.stored(height);
         // Other voters may be those that have answered.
         self.settle_doubt();
+        // Voters do it with each height that they start.
+        if !self.is_voter() {
+            self.repeat_gossip();
+        }
         self.fetch_more();
     }
 

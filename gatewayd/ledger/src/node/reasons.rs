@@ -4,7 +4,6 @@
 //! nothing to record from its rest.
 
 use super::{Effect, Node, Refusal};
-use crate::chain;
 use crate::consensus::message::{Message, Proposal, proposal_digest};
 use crate::crypto::{PublicKey, verify_digest};
 use crate::ids::{Era, Hash};
@@ -67,9 +66,7 @@ impl Node {
     pub(super) fn has_work(&mut self) -> bool {
         let (now_ms, on) = (self.now.mono_ms, self.tip.header.height);
         let interval_ms = u64::from(self.state.policy().block_interval_ms);
-        let (certifiers, certificate) = (&self.certifiers, self.certificate.as_ref());
-        let time_ms = self.block_time_ms();
-        let mut trial = chain::begin(&self.state, &self.tip, certifiers, certificate, time_ms);
+        let mut trial = self.begin_block(self.block_time_ms());
         let (mut found, mut failed) = (false, Vec::new());
         for waiting in self.mempool.iter().filter(|waiting| waiting.may_apply_on(on)) {
             match trial.apply(&waiting.transaction) {

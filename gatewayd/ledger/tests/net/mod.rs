@@ -8,7 +8,7 @@ use ledger::codec::{Decode, Encode};
 use ledger::consensus::message::Message;
 use ledger::header::Header;
 use ledger::host::{Host, Outward};
-use ledger::ids::NodeId;
+use ledger::ids::{Hash, NodeId};
 use ledger::node::{Behind, Input, Now};
 use ledger::store::Store;
 use ledger::sync::VerifiedSnapshot;
@@ -34,12 +34,14 @@ pub(crate) struct Net<'a> {
     pub(crate) now: Now,
     queue: VecDeque<(NodeId, NodeId, Vec<u8>)>,
     pub(crate) behind: Vec<Behind>,
+    pub(crate) refused: Vec<Hash>,
 }
 
 impl<'a> Net<'a> {
     pub(crate) fn new(site: &'a Site) -> Self {
         let now = Now { mono_ms: 1_000, wall_ms: START_MS + 1_000, synchronised: true };
-        Self { site, gateways: Vec::new(), now, queue: VecDeque::new(), behind: Vec::new() }
+        let (gateways, queue) = (Vec::new(), VecDeque::new());
+        Self { site, gateways, now, queue, behind: Vec::new(), refused: Vec::new() }
     }
 
     /// Founds the ledger of the gateway `index` and starts it.
@@ -92,9 +94,15 @@ impl<'a> Net<'a> {
                     self.queue.push_back((id, to, bytes));
                 }
                 Outward::Behind(behind) => self.behind.push(*behind),
+                Outward::Refused { tx_hash, .. } => self.refused.push(tx_hash),
                 _ => {}
             }
         }
+    }
+
+    /// What is on its way is lost.
+    pub(crate) fn forget_messages(&mut self) {
+        self.queue.clear();
     }
 
     pub(crate) fn settle(&mut self) {

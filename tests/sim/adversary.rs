@@ -5,14 +5,20 @@
 //! be able to do is in `witness`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ledger::block::Block;
 use ledger::certificate::{VoteType, vote_digest};
 use ledger::codec::{Decode, Encode};
 use ledger::consensus::message::{Message, Proposal, Vote, proposal_digest};
 use ledger::crypto::SigningKey;
-use ledger::ids::{ChainId, Era, Hash};
+use ledger::ids::{ChainId, Era, Hash, Height, NodeId};
+use ledger::store::{SnapshotServer, Store};
+use ledger::sync::wire::Request;
+use ledger::transaction::{Author, Body, Draft, Transaction};
+use tempfile::TempDir;
 
+use crate::gateway::{copy_files, folder};
 use crate::random::Random;
 
 /// What kind of liar.
@@ -28,11 +34,23 @@ pub(crate) enum Villain {
     Replayer,
     /// Proposes blocks with a wrong root, of tomorrow, or with a transaction that fails.
     Forger,
+    /// Takes what quorums once said (endorsements, offline statements, evidence) and submits it
+    /// anew as its own, and whole transactions again.
+    StatementReplayer,
+    /// Serves newcomers the state of long ago as the newest, at times with a change of its own.
+    StaleServer,
 }
 
 impl Villain {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Equivocator, Self::Withholder, Self::SyncLiar, Self::Replayer, Self::Forger];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Equivocator,
+        Self::Withholder,
+        Self::SyncLiar,
+        Self::Replayer,
+        Self::Forger,
+        Self::StatementReplayer,
+        Self::StaleServer,
+    ];
 }
 
 /// One message to one gateway.
@@ -41,26 +59,125 @@ pub(crate) type Letter = (usize, Vec<u8>);
 /// One dishonest gateway.
 pub(crate) struct Adversary {
     villain: Villain,
+    node: NodeId,
     key: SigningKey,
     chain: ChainId,
     /// The second block for each first one of its own.
     twins: BTreeMap<Hash, (Hash, Vec<u8>)>,
     heard: Vec<Vec<u8>>,
+    /// Transactions in which a quorum has said something.
+    statements: Vec<Transaction>,
+    nonce: u64,
+    /// The ledger as it was, with its folder.
+    stale: Option<(SnapshotServer, TempDir)>,
 }
 
 /// Messages that a replayer remembers.
 const MEMORY: usize = 400;
+/// Nonces of its own, far above those of what the node underneath does.
+const FIRST_NONCE: u64 = 1_000;
+/// The height of the ledger that a stale server keeps.
+const STALE_AT: Height = Height(2);
 
 impl Adversary {
-    pub(crate) fn new(villain: Villain, key: SigningKey, chain: ChainId) -> Self {
-        Self { villain, key, chain, twins: BTreeMap::new(), heard: Vec::new() }
+    pub(crate) fn new(villain: Villain, node: NodeId, key: SigningKey, chain: ChainId) -> Self {
+        Self {
+            villain,
+            node,
+            key,
+            chain,
+            twins: BTreeMap::new(),
+            heard: Vec::new(),
+            statements: Vec::new(),
+            nonce: FIRST_NONCE,
+            stale: None,
+        }
     }
 
     /// Keeps what it hears.
     pub(crate) fn hears(&mut self, bytes: &[u8], random: &mut Random) {
-        if self.villain != Villain::Replayer {
-            return;
+        match self.villain {
+            Villain::Replayer => self.remember(bytes, random),
+            Villain::StatementReplayer => self.collect(bytes),
+            _ => {}
         }
+    }
+
+    fn collect(&mut self, bytes: &[u8]) {
+        let transactions = match Message::from_bytes(bytes) {
+            Ok(Message::Transactions(list)) => {
+                list.iter().filter_map(|bytes| Transaction::from_bytes(bytes).ok()).collect()
+            }
+            Ok(Message::Body { block, .. }) => {
+                Block::from_bytes(&block).map(|block| block.transactions).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        for transaction in transactions {
+            let known = |each: &Transaction| each.draft().body == transaction.draft().body;
+            let of_a_quorum = matches!(
+                transaction.draft().body,
+                Body::Admit(_) | Body::Attest(_) | Body::Offline(_) | Body::Suspend(_)
+            );
+            if of_a_quorum && self.statements.len() < MEMORY && !self.statements.iter().any(known) {
+                self.statements.push(transaction);
+            }
+        }
+    }
+
+    /// What it has collected, once more: as it was, or as an act of its own.
+    fn restate(&mut self, to: &[usize], bytes: Vec<u8>, random: &mut Random) -> Vec<Letter> {
+        let mut letters: Vec<_> = to.iter().map(|gateway| (*gateway, bytes.clone())).collect();
+        if self.statements.is_empty() || random.percent(80) {
+            return letters;
+        }
+        let old = &self.statements[random.below(self.statements.len() as u64) as usize];
+        let again = if random.percent(30) {
+            old.clone()
+        } else {
+            self.nonce += 1;
+            let (author, nonce) = (Author::Node(self.node), self.nonce);
+            Draft { author, nonce, expiry: u64::MAX, ..old.draft().clone() }.sign(&self.key)
+        };
+        let message = Message::Transactions(vec![again.to_bytes()]).to_bytes();
+        letters.extend(to.iter().map(|gateway| (*gateway, message.clone())));
+        letters
+    }
+
+    /// Keeps the ledger as it is now, to serve it for ever.
+    pub(crate) fn keep_ledger(&mut self, height: Height, directory: &Path) {
+        if self.villain == Villain::StaleServer && self.stale.is_none() && height >= STALE_AT {
+            let copy = folder();
+            copy_files(directory, copy.path());
+            let server = Store::open(copy.path()).unwrap().snapshot_server();
+            self.stale = Some((server, copy));
+        }
+    }
+
+    /// Its own answer to a question for a snapshot, if it has one.
+    pub(crate) fn answers(
+        &mut self,
+        now_ms: u64,
+        bytes: &[u8],
+        random: &mut Random,
+    ) -> Option<Vec<u8>> {
+        let (server, _) = self.stale.as_mut()?;
+        let Ok(Message::SnapshotRequest(request)) = Message::from_bytes(bytes) else {
+            return None;
+        };
+        let request = match request {
+            Request::Newest { .. } => Request::Newest { at_least: Height::GENESIS },
+            other => other,
+        };
+        let mut answer = Message::Snapshot(server.answer(now_ms, &request).unwrap()).to_bytes();
+        if random.percent(20) {
+            let at = random.below(answer.len() as u64) as usize;
+            answer[at] ^= 1 << random.below(8);
+        }
+        Some(answer)
+    }
+
+    fn remember(&mut self, bytes: &[u8], random: &mut Random) {
         if self.heard.len() < MEMORY {
             self.heard.push(bytes.to_vec());
         } else {
@@ -82,6 +199,8 @@ impl Adversary {
             Villain::SyncLiar => lie(to, bytes, &message, random),
             Villain::Replayer => self.replay(to, bytes, random),
             Villain::Forger => self.forge(to, bytes, message, random),
+            Villain::StatementReplayer => self.restate(to, bytes, random),
+            Villain::StaleServer => to.iter().map(|to| (*to, bytes.clone())).collect(),
         }
     }
 
@@ -140,7 +259,7 @@ impl Adversary {
                 letters.push((*gateway, self.heard[old].clone()));
             }
         }
-        self.hears(&bytes, random);
+        self.remember(&bytes, random);
         letters
     }
 

@@ -18,6 +18,7 @@ pub(crate) struct WallClock {
 }
 
 impl WallClock {
+    /// `gateway` says which of the wrong clocks it is.
     pub(crate) fn new(kind: Clocks, gateway: usize, random: &mut Random) -> Self {
         Self { kind, gateway, skew_ms: random.below(2_000), jumped_ms: 48 * HOUR_MS }
     }

@@ -83,6 +83,18 @@ impl Disk {
         *cached = durable.clone();
     }
 
+    /// What a copy of the disk would hold now.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.platter.borrow().durable.clone()
+    }
+
+    /// The disk is replaced by one that holds this.
+    pub(crate) fn replace(&self, image: &[u8]) {
+        let (durable, cached) = (image.to_vec(), image.to_vec());
+        *self.platter.borrow_mut() =
+            Platter { durable, cached, unsynced: Vec::new(), cleared: false };
+    }
+
     /// A synced byte changes, `back` bytes before the end of the records; seen after the cut.
     pub(crate) fn flip(&self, back: usize) {
         let mut platter = self.platter.borrow_mut();

@@ -7,18 +7,26 @@ use crate::random::Random;
 #[derive(Default)]
 pub(crate) struct Network {
     /// One bit for each gateway that is on the far side of the cut.
-    far: u64,
+    far: u128,
+    /// Nothing is lost, doubled or late any more.
+    healed: bool,
 }
 
 impl Network {
     /// Cuts some gateways off from the others.
     pub(crate) fn cut(&mut self, random: &mut Random) {
-        self.far = random.next();
+        self.far = u128::from(random.next()) << 64 | u128::from(random.next());
     }
 
     /// Everybody reaches everybody again.
     pub(crate) fn heal(&mut self) {
         self.far = 0;
+    }
+
+    /// From now on all is well.
+    pub(crate) fn heal_for_good(&mut self) {
+        self.far = 0;
+        self.healed = true;
     }
 
     fn side(&self, gateway: usize) -> bool {
@@ -37,6 +45,9 @@ impl Network {
         to: usize,
         random: &mut Random,
     ) -> Vec<u64> {
+        if self.healed {
+            return vec![1 + random.below(30)];
+        }
         if !self.are_connected(from, to) || random.percent(plan.loss) {
             return Vec::new();
         }

@@ -3,6 +3,7 @@
 use crate::adversary::Villain;
 
 /// A plan; [`Plan::quiet`] is the one without trouble.
+#[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) voters: usize,
@@ -31,14 +32,48 @@ pub(crate) struct Plan {
     /// So many of the last voters are lost for ever, and the operator begins a new era with the
     /// others.
     pub(crate) lost: usize,
-    /// The followers become voters, all at once, by the voters' own rule.
-    pub(crate) grows: bool,
+    /// The operator does not wait for a survivor that has no power: it may have newer blocks.
+    pub(crate) hasty: bool,
+    /// One gateway's disk is replaced by an older copy of it.
+    pub(crate) rollback: Option<Rollback>,
+    /// What members and operator do, one after the other.
+    pub(crate) life: Vec<Life>,
     /// The last voters are this: at most as many as the site stands.
     pub(crate) villain: Option<Villain>,
+    /// Whoever notices two signed votes for one place has the liar suspended.
+    pub(crate) punish: bool,
+}
+
+/// Whether an older copy of a disk is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rollback {
+    /// The TPM has counted the starts.
+    Seen,
+    /// The TPM is a program on the same disk.
+    Unseen,
+}
+
+/// What happens to gateways in the life of a site; gateways by their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It changes its vote key.
+    Rotate(usize),
+    /// A quorum says that it is silent; then it comes back.
+    Silence(usize),
+    /// Its TPM is attested once more.
+    Renew(usize),
+    /// A quorum suspends it for its attestation, the operator pardons, and it votes again.
+    Suspend(usize),
+    /// The operator revokes it for ever.
+    Revoke(usize),
+    /// It is admitted, and begins with a snapshot.
+    Admit(usize),
+    /// Followers become voters, all at once, by the voters' own rule.
+    Grow(Vec<usize>),
 }
 
 /// What the wall clocks show.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clocks {
     /// Within two seconds, every third not synchronised.
     Near,
@@ -65,18 +100,37 @@ impl Plan {
             clocks: Clocks::Near,
             blackout_ms: None,
             lost: 0,
-            grows: false,
+            hasty: false,
+            rollback: None,
+            life: Vec::new(),
             villain: None,
+            punish: false,
         }
     }
 
-    pub(crate) fn gateways(&self) -> usize {
+    /// All followers become voters.
+    pub(crate) fn growing(self) -> Self {
+        let followers = (self.voters..self.members()).collect();
+        Self { life: vec![Life::Grow(followers)], ..self }
+    }
+
+    /// Gateways of the beginning.
+    pub(crate) fn members(&self) -> usize {
         self.voters + self.followers
     }
 
-    /// The first gateways run; those that are away never do.
+    /// Gateways that are admitted later; their numbers follow on those of the members.
+    pub(crate) fn newcomers(&self) -> usize {
+        self.life.iter().filter(|each| matches!(each, Life::Admit(_))).count()
+    }
+
+    pub(crate) fn gateways(&self) -> usize {
+        self.members() + self.newcomers()
+    }
+
+    /// The first members run; those that are away never do.
     pub(crate) fn running(&self) -> usize {
-        self.gateways() - self.away
+        self.members() - self.away
     }
 
     /// Whether a gateway is dishonest: the last third of the voters, rounded down.

@@ -1,27 +1,30 @@
 //! One run: a plan, a queue of events in virtual time, and the gateways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ledger::host::{Host, HostError, Outward};
-use ledger::ids::{Era, NodeId};
-use ledger::node::{Input, Now};
-use ledger::store::Store;
-use ledger::transaction::Survivor;
-use tempfile::TempDir;
+use ledger::ids::{Hash, NodeId};
+use ledger::node::Input;
+use ledger::state::Event as Happened;
+use ledger::store::{Reader, Store};
+use ledger::transaction::Transaction;
 
 use crate::adversary::Adversary;
 use crate::clock::WallClock;
-use crate::disk::{Disk, Fuse};
+use crate::disk::Disk;
+use crate::gateway::Gateway;
+use crate::life::Task;
 use crate::network::Network;
-use crate::plan::Plan;
+use crate::plan::{Plan, Rollback};
 use crate::random::Random;
 use crate::site::Site;
 use crate::witness::Witness;
 
-enum Event {
+pub(crate) enum Event {
     Deliver { to: usize, from: NodeId, bytes: Vec<u8> },
     Wake { gateway: usize },
     Submit,
+    Hand { gateway: usize, transaction: Box<Transaction> },
     LightFuse,
     Restart { gateway: usize },
     Cut,
@@ -30,45 +33,38 @@ enum Event {
     Blackout,
     Lose,
     Recover,
-    Grow,
-}
-
-struct Gateway {
-    directory: TempDir,
-    disks: [Disk; 2],
-    fuse: Fuse,
-    /// None while the power is off.
-    host: Option<Host<Disk>>,
-    /// Virtual time of its last start: its monotonic clock counts from there.
-    booted_ms: u64,
-    wake_ms: Option<u64>,
-    clock: WallClock,
-    adversary: Option<Adversary>,
+    Work,
 }
 
 pub(crate) struct Run {
-    plan: Plan,
-    site: Site,
-    random: Random,
-    witness: Witness,
-    gateways: Vec<Gateway>,
-    events: BTreeMap<(u64, u64), Event>,
+    pub(crate) plan: Plan,
+    pub(crate) site: Site,
+    pub(crate) random: Random,
+    pub(crate) witness: Witness,
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
-    now_ms: u64,
-    nonce: u64,
-    network: Network,
+    pub(crate) now_ms: u64,
+    /// Of the operator's acts.
+    pub(crate) nonce: u64,
+    pub(crate) network: Network,
     crashes_left: u64,
     cuts_left: u64,
-    blackout_ms: Option<u64>,
+    pub(crate) blackout_ms: Option<u64>,
     /// Gateways that will never run again.
-    lost: Vec<usize>,
+    pub(crate) gone: BTreeSet<usize>,
     /// A new era is to begin.
-    unrecovered: bool,
-    /// More voters are to come.
-    ungrown: bool,
-    activations: u64,
+    pub(crate) unrecovered: bool,
+    /// Where the operator's recovery was submitted.
+    pub(crate) recovering: Option<usize>,
+    /// What is still to be done, one after the other.
+    pub(crate) tasks: VecDeque<Task>,
+    /// Transactions that were taken by a gateway which runs since, and are not recorded.
+    pub(crate) pending: BTreeMap<Hash, usize>,
     /// Virtual time by which there must be progress again.
-    patience_ms: u64,
+    pub(crate) patience_ms: u64,
+    /// All is well, for good.
+    pub(crate) calm: bool,
 }
 
 /// What a run leaves.
@@ -85,32 +81,22 @@ const PATIENCE_MS: u64 = 1_800_000;
 
 impl Run {
     pub(crate) fn new(plan: Plan) -> Self {
-        let site = Site::with_followers(plan.voters, plan.followers);
-        let founding = site.founding();
+        let site = Site::with_strangers(plan.voters, plan.followers, plan.newcomers());
         let mut random = Random::new(plan.seed);
+        let shift = random.below(4) as usize;
         let gateways = (0..plan.gateways())
             .map(|index| {
-                let directory = folder();
-                Store::found(directory.path(), &founding).unwrap();
-                let fuse = Fuse::default();
-                let disks = [Disk::new(&fuse), Disk::new(&fuse)];
-                let clock = WallClock::new(plan.clocks, index, &mut random);
+                let (node, key) = (site.nodes[index], site.votes[index].clone());
+                let clock = WallClock::new(plan.clocks, index + shift, &mut random);
                 let villain = plan.villain.filter(|_| plan.is_villain(index));
-                let key = || site.votes[index].clone();
-                let adversary =
-                    villain.map(|villain| Adversary::new(villain, key(), site.chain_id()));
-                let (host, wake_ms) = (None, None);
-                Gateway { directory, disks, fuse, host, booted_ms: 0, wake_ms, clock, adversary }
+                let adversary = villain
+                    .map(|villain| Adversary::new(villain, node, key.clone(), site.chain_id()));
+                Gateway::new(node, key, clock, adversary)
             })
             .collect();
-        let (crashes_left, cuts_left) = (plan.crashes, plan.cuts);
-        let (blackout_ms, unrecovered, grows) = (plan.blackout_ms, plan.lost > 0, plan.grows);
         let liars = (0..plan.gateways()).filter(|gateway| plan.is_villain(*gateway));
         let liars = liars.map(|gateway| site.nodes[gateway]).collect();
         let mut run = Self {
-            plan,
-            site,
-            random,
             witness: Witness::new(liars),
             gateways,
             events: BTreeMap::new(),
@@ -118,51 +104,71 @@ impl Run {
             now_ms: 0,
             nonce: 0,
             network: Network::default(),
-            crashes_left,
-            cuts_left,
-            blackout_ms,
-            lost: Vec::new(),
-            unrecovered,
-            ungrown: grows,
-            activations: 0,
+            crashes_left: plan.crashes,
+            cuts_left: plan.cuts,
+            blackout_ms: plan.blackout_ms,
+            gone: BTreeSet::new(),
+            unrecovered: plan.lost > 0,
+            recovering: None,
+            tasks: Task::list(&plan),
+            pending: BTreeMap::new(),
             patience_ms: PATIENCE_MS,
+            calm: false,
+            plan,
+            site,
+            random,
         };
-        for gateway in 0..run.plan.running() {
-            run.start(gateway);
-        }
-        run.after(100, Event::Submit);
-        run.after(2_000, Event::Jump);
-        if run.crashes_left > 0 {
-            run.after(500, Event::LightFuse);
-        }
-        if run.cuts_left > 0 {
-            run.after(1_000, Event::Cut);
-        }
-        if run.unrecovered {
-            run.after(4_000, Event::Lose);
-        }
-        if run.ungrown {
-            run.after(2_500, Event::Grow);
-        }
-        if run.blackout_ms.is_some() {
-            run.after(3_000, Event::Blackout);
-        }
+        run.begin();
         run
     }
 
-    /// Runs to the end of the plan.
+    fn begin(&mut self) {
+        let founding = self.site.founding();
+        for gateway in 0..self.plan.members() {
+            let each = &mut self.gateways[gateway];
+            let mut store = Store::found(each.directory.path(), &founding).unwrap();
+            each.begin_count(&mut store);
+        }
+        for gateway in 0..self.plan.running() {
+            self.start(gateway);
+        }
+        self.after(100, Event::Submit);
+        self.after(2_000, Event::Jump);
+        if self.crashes_left > 0 {
+            self.after(500, Event::LightFuse);
+        }
+        if self.cuts_left > 0 {
+            self.after(1_000, Event::Cut);
+        }
+        if self.unrecovered {
+            self.after(4_000, Event::Lose);
+        }
+        if !self.tasks.is_empty() {
+            self.after(1_500, Event::Work);
+        }
+        if self.blackout_ms.is_some() {
+            self.after(3_000, Event::Blackout);
+        }
+    }
+
+    /// Runs to the end of the plan, and then until nothing is left to do.
     pub(crate) fn finish(mut self) -> Report {
         while !self.is_done() {
-            let ((at_ms, _), event) = self.events.pop_first().expect("something is always due");
-            self.now_ms = at_ms;
-            assert!(at_ms < self.patience_ms, "no progress: {}", self.describe());
-            self.handle(event);
+            self.next_event();
         }
+        self.calm_down();
         self.check_stores();
         Report { fingerprint: self.witness.fingerprint(), evidence: self.witness.evidence }
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn next_event(&mut self) {
+        let ((at_ms, _), event) = self.events.pop_first().expect("something is always due");
+        self.now_ms = at_ms;
+        assert!(at_ms < self.patience_ms, "no progress: {}", self.describe());
+        self.handle(event);
+    }
+
+    pub(crate) fn describe(&self) -> String {
         let each = |gateway: &Gateway| {
             gateway.host.as_ref().map(|host| {
                 let node = host.node();
@@ -170,7 +176,13 @@ impl Run {
             })
         };
         let gateways: Vec<_> = self.gateways.iter().map(each).collect();
-        format!("seed {}, (height, silent through, waiting): {gateways:?}", self.plan.seed)
+        let Self { plan, tasks, pending, now_ms, crashes_left, cuts_left, .. } = self;
+        format!(
+            "at {now_ms} ms, (height, silent through, waiting): {gateways:?}, \
+             to do: {tasks:?}, crashes and cuts to come: {crashes_left}, {cuts_left}, \
+             {} not recorded; {plan:?}",
+            pending.len()
+        )
     }
 
     fn is_done(&self) -> bool {
@@ -180,57 +192,52 @@ impl Run {
             && self.cuts_left == 0
             && self.blackout_ms.is_none()
             && !self.unrecovered
-            && !self.ungrown
+            && self.tasks.is_empty()
             && self.honest().all(stored)
     }
 
-    /// Gateways that run and do not lie.
-    fn honest(&self) -> impl Iterator<Item = usize> {
+    /// Gateways that are members, run and do not lie.
+    pub(crate) fn honest(&self) -> impl Iterator<Item = usize> {
+        let here = |gateway: &usize| {
+            let each = &self.gateways[*gateway];
+            let newcomer = *gateway >= self.plan.members();
+            let joined = each.has_ledger() || each.trusted.is_some();
+            let away = (self.plan.running()..self.plan.members()).contains(gateway);
+            !away && (joined || !newcomer)
+        };
         let honest =
-            |gateway: &usize| !self.plan.is_villain(*gateway) && !self.lost.contains(gateway);
-        (0..self.plan.running()).filter(honest)
+            |gateway: &usize| !self.plan.is_villain(*gateway) && !self.gone.contains(gateway);
+        (0..self.plan.gateways()).filter(here).filter(honest)
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Deliver { to, from, bytes } => {
-                if let Some(adversary) = &mut self.gateways[to].adversary {
-                    adversary.hears(&bytes, &mut self.random);
-                }
-                self.feed(to, Input::Message { from, bytes });
-            }
+            Event::Deliver { to, from, bytes } => self.deliver(to, from, bytes),
             Event::Wake { gateway } => {
                 if self.gateways[gateway].wake_ms == Some(self.now_ms) {
                     self.gateways[gateway].wake_ms = None;
+                    self.wake_client(gateway);
                     self.feed(gateway, Input::Wake);
                 }
             }
+            Event::Submit if self.calm => {}
             Event::Submit => {
-                self.nonce += 1;
-                let act = self.site.act(self.nonce);
-                let gateway = self.random.below(self.plan.gateways() as u64) as usize;
-                self.feed(gateway, Input::Submit(Box::new(act)));
-                let pause = 50 + self.random.below(1_000);
+                self.submit_act();
+                let pause = 50 + self.random.below(4_000);
                 self.after(pause, Event::Submit);
             }
-            Event::LightFuse => {
-                let hurt_first = self.plan.damage && self.random.percent(50);
-                let any = self.random.below(self.plan.gateways() as u64) as usize;
-                let gateway = if hurt_first { 0 } else { any };
-                let operations = self.random.below(60);
-                self.gateways[gateway].fuse.light(operations);
-                if self.crashes_left > 0 {
-                    let pause = 500 + self.random.below(2_500);
-                    self.after(pause, Event::LightFuse);
+            Event::Hand { gateway, transaction } => {
+                self.feed(gateway, Input::Submit(transaction));
+            }
+            Event::LightFuse => self.light_fuse(),
+            // A blackout may have brought it back already.
+            Event::Restart { gateway } => {
+                let off = self.gateways[gateway].host.is_none()
+                    && self.gateways[gateway].client.is_none();
+                if off && !self.gone.contains(&gateway) {
+                    self.start(gateway);
                 }
             }
-            // A blackout may have brought it back already.
-            Event::Restart { gateway }
-                if self.gateways[gateway].host.is_none() && !self.lost.contains(&gateway) =>
-            {
-                self.start(gateway);
-            }
-            Event::Restart { .. } => {}
             Event::Cut => {
                 self.network.cut(&mut self.random);
                 let pause = 500 + self.random.below(10_000);
@@ -251,112 +258,128 @@ impl Run {
                 self.after(5_000, Event::Jump);
             }
             Event::Blackout => self.black_out(),
-            Event::Lose => {
-                self.lost = (self.plan.voters - self.plan.lost..self.plan.voters).collect();
-                for gateway in self.lost.clone() {
-                    self.gateways[gateway].host = None;
-                }
-                self.after(10_000, Event::Recover);
-            }
+            Event::Lose => self.lose(),
             Event::Recover => self.recover(),
-            Event::Grow => self.grow(),
+            Event::Work => self.work(),
         }
     }
 
-    /// The sole voter makes voters of all others.
-    fn grow(&mut self) {
-        self.after(2_000, Event::Grow);
-        let Some(node) = self.gateways[0].host.as_ref().map(Host::node) else {
-            return;
-        };
-        self.ungrown = node.state().voters().len() < self.plan.gateways();
-        if self.ungrown {
-            let tip = node.tip().clone();
-            let others: Vec<usize> = (1..self.plan.gateways()).collect();
-            self.activations += 1;
-            let activation = self.site.activation(self.activations, &tip, &others);
-            self.feed(0, Input::Submit(Box::new(activation)));
-        }
-    }
-
-    /// The operator begins a new era on the highest block that a survivor has.
-    fn recover(&mut self) {
-        let survivors: Vec<_> =
-            (0..self.plan.voters).filter(|gateway| !self.lost.contains(gateway)).collect();
-        let height = |gateway: &usize| {
-            self.gateways[*gateway].host.as_ref().map(|host| host.node().tip().height)
-        };
-        // Followers count: the operator is shown every tip that there is. One that has no power
-        // now may be the highest: wait for it.
-        let left: Vec<_> = self.honest().collect();
-        let all_there = left.iter().all(|gateway| height(gateway).is_some());
-        let Some(best) = left.into_iter().max_by_key(height).filter(|_| all_there) else {
-            return self.after(500, Event::Recover);
-        };
-        let mut nodes: Vec<_> = survivors.iter().map(|gateway| self.site.nodes[*gateway]).collect();
-        nodes.sort_unstable();
-        let list = nodes.into_iter().map(|node| Survivor { node, new_vote_key: None }).collect();
+    /// An act that always applies, at any gateway.
+    pub(crate) fn submit_act(&mut self) {
         self.nonce += 1;
-        let node = self.gateways[best].host.as_ref().map(Host::node);
-        let Some(Ok(draft)) = node.map(|node| node.prepare_recovery(list, self.nonce, u64::MAX))
-        else {
-            return self.after(500, Event::Recover);
-        };
-        let act = draft.sign(&self.site.operator);
-        // What the lost ones alone had stored is lost with them.
-        self.witness.chain.retain(|stored, _| Some(*stored) <= height(&best));
-        self.feed(best, Input::Submit(Box::new(act)));
-        let node = self.gateways[best].host.as_ref().map(Host::node);
-        if node.is_some_and(|node| node.state().era() == Era(1)) {
-            self.unrecovered = false;
-        } else {
-            self.after(500, Event::Recover);
-        }
+        let act = self.site.act(self.nonce);
+        let gateway = self.random.below(self.plan.members() as u64) as usize;
+        self.feed(gateway, Input::Submit(Box::new(act)));
     }
 
-    /// The power of the whole site goes, and comes back much later.
-    fn black_out(&mut self) {
-        let Some(length_ms) = self.blackout_ms.take() else {
+    fn light_fuse(&mut self) {
+        if self.crashes_left == 0 {
             return;
-        };
-        self.witness.mix(b"blackout");
-        for gateway in 0..self.plan.running() {
-            if let Some(host) = self.gateways[gateway].host.take() {
-                drop(host);
-                self.lose_power(gateway);
-            }
         }
-        // What was on its way never arrives; what was planned happens after the blackout.
-        let events = std::mem::take(&mut self.events);
-        self.patience_ms += length_ms;
-        for ((at_ms, sequence), event) in events {
-            if !matches!(event, Event::Deliver { .. } | Event::Wake { .. }) {
-                self.events.insert((at_ms + length_ms, sequence), event);
-            }
-        }
-        for gateway in 0..self.plan.running() {
-            let pause = length_ms + self.random.below(60_000);
-            self.after(pause, Event::Restart { gateway });
-        }
+        let hurt_first = self.plan.damage && self.random.percent(50);
+        let any = self.random.below(self.plan.members() as u64) as usize;
+        let gateway = if hurt_first { 0 } else { any };
+        let operations = self.random.below(60);
+        self.gateways[gateway].fuse.light(operations);
+        let pause = 500 + self.random.below(2_500);
+        self.after(pause, Event::LightFuse);
     }
 
-    fn feed(&mut self, gateway: usize, input: Input) {
-        let now = self.clock(gateway);
+    fn deliver(&mut self, to: usize, from: NodeId, bytes: Vec<u8>) {
+        let now = self.gateways[to].now(self.now_ms);
+        if let Some(adversary) = &mut self.gateways[to].adversary {
+            adversary.hears(&bytes, &mut self.random);
+            if let Some(answer) = adversary.answers(now.mono_ms, &bytes, &mut self.random)
+                && let Some(asker) = self.site.nodes.iter().position(|node| *node == from)
+            {
+                return self.carry(to, vec![(asker, answer)]);
+            }
+        }
+        if self.gateways[to].client.is_some() {
+            self.answer_client(to, from, bytes.clone());
+        }
+        self.feed(to, Input::Message { from, bytes });
+    }
+
+    pub(crate) fn feed(&mut self, gateway: usize, input: Input) {
+        let now = self.gateways[gateway].now(self.now_ms);
         let Some(mut host) = self.gateways[gateway].host.take() else {
             return;
         };
+        let honest = self.gateways[gateway].adversary.is_none();
+        if let Input::Submit(transaction) = &input
+            && honest
+        {
+            self.pending.insert(transaction.hash(), gateway);
+        }
+        let era = host.node().state().era();
         let mut out = Vec::new();
         let result = host.step(now, input, &mut |each| out.push(each));
+        let committed = out.iter().any(|each| matches!(each, Outward::Committed(_)));
+        let behind = out.iter().position(|each| matches!(each, Outward::Behind(_)));
+        let behind = behind.filter(|_| result.is_ok()).map(|at| out.remove(at));
         // What left before a power cut has left.
-        out.into_iter().for_each(|each| self.outward(gateway, each));
+        for each in out {
+            if let Outward::Publish(bytes) | Outward::Send { bytes, .. } = &each
+                && honest
+            {
+                self.witness.sent(era, bytes);
+            }
+            self.outward(gateway, each);
+        }
         match result {
             Ok(()) => {
                 self.gateways[gateway].host = Some(host);
-                self.schedule_wake(gateway, now);
+                match behind {
+                    Some(Outward::Behind(behind)) => self.fall_behind(gateway, *behind),
+                    _ if committed => self.took_block(gateway),
+                    _ => {}
+                }
+                self.schedule_wake(gateway);
             }
-            Err(HostError::Log(_)) => self.cut_power(gateway, host),
+            Err(HostError::Log(_)) => {
+                self.crashes_left = self.crashes_left.saturating_sub(1);
+                drop(host);
+                let pause = 10 + self.random.below(5_000);
+                self.lose_power(gateway, pause);
+            }
             Err(error) => panic!("seed {}: gateway {gateway}: {error}", self.plan.seed),
         }
+    }
+
+    /// Its state is right, and it votes with the key that this state names.
+    fn took_block(&mut self, gateway: usize) {
+        let each = &mut self.gateways[gateway];
+        each.tip_since_ms = self.now_ms;
+        let Some(host) = &mut each.host else {
+            return;
+        };
+        let (state, tip) = (host.node().state(), host.node().tip());
+        self.witness.state(gateway, tip, state.root(), state.validator_set().hash());
+        let height = tip.height;
+        if let Some(adversary) = &mut each.adversary {
+            return adversary.keep_ledger(height, each.directory.path());
+        }
+        let host = each.host.take();
+        let key = host.as_ref().and_then(|host| each.vote_key(host.node().state()));
+        each.host = host;
+        let changed = each.voting_with != key.as_ref().map(|key| key.public_key());
+        if changed {
+            self.use_key(gateway);
+            self.feed(gateway, Input::Wake);
+        }
+    }
+
+    /// Gives the host the key that its state names.
+    pub(crate) fn use_key(&mut self, gateway: usize) {
+        let each = &mut self.gateways[gateway];
+        let Some(mut host) = each.host.take() else {
+            return;
+        };
+        let key = each.vote_key(host.node().state());
+        each.voting_with = key.as_ref().map(|key| key.public_key());
+        host.set_vote_key(key);
+        each.host = Some(host);
     }
 
     fn outward(&mut self, gateway: usize, out: Outward) {
@@ -372,29 +395,39 @@ impl Run {
                 }
             }
             Outward::Committed(committed) => {
-                self.witness.committed(gateway, committed.height, committed.header.hash());
+                let (header, receipts) = (&committed.header, &committed.receipts);
+                self.witness.committed(gateway, header, receipts);
+                self.pending.retain(|hash, _| receipts.iter().all(|(known, _)| known != hash));
+                let node = self.gateways[gateway].node;
+                let attested = Happened::Attested { gateway: node };
+                if receipts.iter().any(|(_, events)| events.contains(&attested)) {
+                    self.gateways[gateway].barred = false;
+                }
             }
             // An act whose nonce came too late or whose twin was first: the network's doing.
-            Outward::Refused { .. } => {}
+            Outward::Refused { tx_hash, .. } => {
+                self.pending.remove(&tx_hash);
+            }
             Outward::Equivocation(votes) => {
-                let accused = self.site.nodes.iter().position(|node| *node == votes.first.voter);
-                assert!(accused.is_some_and(|node| self.plan.is_villain(node)), "{votes:?}");
+                assert!(self.witness.liars.contains(&votes.first.voter), "{votes:?}");
                 self.witness.evidence += 1;
+                self.punish(gateway, *votes);
             }
             Outward::DiskFull => panic!("the disk is not full"),
-            Outward::Behind(behind) => panic!("nobody is that far behind: {behind:?}"),
+            Outward::Behind(_) => {}
         }
     }
 
     /// What a gateway says, or what an adversary makes of it.
-    fn say(&mut self, from: usize, to: &[usize], bytes: Vec<u8>) {
+    pub(crate) fn say(&mut self, from: usize, to: &[usize], bytes: Vec<u8>) {
         let letters = match &mut self.gateways[from].adversary {
             Some(adversary) => adversary.says(to, bytes, &mut self.random),
-            None => {
-                self.witness.sent(&bytes);
-                to.iter().map(|to| (*to, bytes.clone())).collect()
-            }
+            None => to.iter().map(|to| (*to, bytes.clone())).collect(),
         };
+        self.carry(from, letters);
+    }
+
+    fn carry(&mut self, from: usize, letters: Vec<(usize, Vec<u8>)>) {
         let node = self.site.nodes[from];
         for (to, bytes) in letters {
             for delay in self.network.delays(&self.plan, from, to, &mut self.random) {
@@ -404,35 +437,34 @@ impl Run {
         }
     }
 
-    fn start(&mut self, gateway: usize) {
-        let id = self.site.nodes[gateway];
-        let key = self.site.votes[gateway].clone();
+    pub(crate) fn start(&mut self, gateway: usize) {
         let now_ms = self.now_ms;
         let each = &mut self.gateways[gateway];
         each.fuse.put_out();
-        each.booted_ms = now_ms;
-        let store = Store::open(each.directory.path()).unwrap();
-        let host = Host::with_media(store, each.disks.clone(), id, Some(key)).unwrap();
-        let tip = host.node().tip();
-        self.witness.restarted(gateway, tip.height, tip.hash());
-        // A block stored in the very step of the cut was never announced.
-        self.witness.stored.insert(gateway, tip.height);
+        (each.booted_ms, each.tip_since_ms, each.wake_ms) = (now_ms, now_ms, None);
+        if !each.has_ledger() {
+            return self.ask_for_snapshot(gateway);
+        }
+        let mut store = Store::open(each.directory.path()).unwrap();
+        let counts = self.plan.rollback != Some(Rollback::Unseen);
+        let rolled_back = counts && each.count_start(&mut store);
+        let host = Host::with_media(store, each.disks.clone(), each.node, None).unwrap();
+        self.witness.restarted(gateway, host.node().tip());
         each.host = Some(host);
+        if rolled_back {
+            self.replace_key(gateway);
+        }
+        self.use_key(gateway);
         self.feed(gateway, Input::Start);
     }
 
-    fn cut_power(&mut self, gateway: usize, host: Host<Disk>) {
-        drop(host);
-        self.crashes_left = self.crashes_left.saturating_sub(1);
+    /// What a power cut does; the power comes back after a while.
+    pub(crate) fn lose_power(&mut self, gateway: usize, pause_ms: u64) {
         self.witness.mix(b"cut");
-        self.lose_power(gateway);
-        let pause = 10 + self.random.below(5_000);
-        self.after(pause, Event::Restart { gateway });
-    }
-
-    /// What a power cut does to the log.
-    fn lose_power(&mut self, gateway: usize) {
-        let disks = self.gateways[gateway].disks.clone();
+        self.gateways[gateway].host = None;
+        self.gateways[gateway].client = None;
+        self.pending.retain(|_, at| *at != gateway);
+        let disks: [Disk; 2] = self.gateways[gateway].disks.clone();
         // A voter whose log is lost is silent for a height: more than f of them at once are a
         // case for `site recover`, so it is always the same one.
         if self.plan.damage && gateway == 0 {
@@ -443,52 +475,49 @@ impl Run {
         for disk in &disks {
             disk.cut_power(&mut self.random);
         }
+        self.after(pause_ms, Event::Restart { gateway });
     }
 
-    fn schedule_wake(&mut self, gateway: usize, now: Now) {
+    fn schedule_wake(&mut self, gateway: usize) {
+        let now = self.gateways[gateway].now(self.now_ms);
+        let each = &self.gateways[gateway];
+        if let Some(wake) = each.host.as_ref().and_then(|host| host.next_wake(now)) {
+            self.wake_at(gateway, each.booted_ms + wake);
+        }
+    }
+
+    pub(crate) fn wake_at(&mut self, gateway: usize, at_ms: u64) {
+        let at_ms = at_ms.max(self.now_ms + 1);
         let each = &mut self.gateways[gateway];
-        let Some(wake) = each.host.as_ref().and_then(|host| host.next_wake(now)) else {
-            return;
-        };
-        let at_ms = (each.booted_ms + wake).max(self.now_ms + 1);
         if each.wake_ms.is_none_or(|planned| planned > at_ms || planned <= self.now_ms) {
             each.wake_ms = Some(at_ms);
             self.after(at_ms - self.now_ms, Event::Wake { gateway });
         }
     }
 
-    fn clock(&self, gateway: usize) -> Now {
-        let each = &self.gateways[gateway];
-        Now {
-            mono_ms: self.now_ms - each.booted_ms,
-            wall_ms: each.clock.wall_ms(self.now_ms),
-            synchronised: each.clock.is_synchronised(),
-        }
-    }
-
-    fn after(&mut self, ms: u64, event: Event) {
+    pub(crate) fn after(&mut self, ms: u64, event: Event) {
         self.sequence += 1;
         self.events.insert((self.now_ms + ms, self.sequence), event);
     }
 
-    /// At the end every store holds the one chain.
+    /// At the end every store holds the one chain, certified, with all that was recorded.
     fn check_stores(&self) {
-        let kept = |(index, _): &(usize, &Gateway)| !self.lost.contains(index);
-        for (index, each) in self.gateways.iter().enumerate().filter(kept) {
-            let reader = ledger::store::Reader::open(each.directory.path()).unwrap();
-            let tip = reader.tip().unwrap();
-            for (height, hash) in self.witness.chain.range(..=tip.height) {
-                let header = reader.header(*height).unwrap().unwrap();
-                assert_eq!(header.hash(), *hash, "gateway {index} at height {height}");
+        for gateway in self.honest() {
+            let reader = Reader::open(self.gateways[gateway].directory.path()).unwrap();
+            let (tip, mut found) = (reader.tip().unwrap(), 0);
+            for (height, (_, hash)) in self.witness.chain.range(..=tip.height) {
+                // What was before its snapshot it does not have.
+                let Some(block) = reader.block(*height).unwrap() else { continue };
+                assert_eq!(block.header.hash(), *hash, "gateway {gateway} at height {height}");
+                assert!(block.check_body().is_ok(), "gateway {gateway} at height {height}");
                 let certificate = reader.certificate(*height).unwrap().unwrap();
                 let validators = reader.validators(*height).unwrap();
-                certificate.verify(&header, &validators).unwrap();
+                certificate.verify(&block.header, &validators).unwrap();
+                let recorded = |each: &Transaction| self.witness.has_recorded(&each.hash());
+                assert!(block.transactions.iter().all(recorded));
+                found += 1;
             }
+            assert!(found > 0, "gateway {gateway} has no block");
         }
     }
-}
-
-/// A folder in memory where there is one: what a sync is worth is the simulated disk's to say.
-fn folder() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }

@@ -8,17 +8,19 @@
 use ledger::codec::Text;
 use ledger::crypto::{SigningKey, sha256};
 use ledger::genesis::{Founder, FounderAttestation, Genesis, TpmName};
-use ledger::header::Header;
 use ledger::ids::{ChainId, Era, Hash, Height, Identity, IdentityKind, NodeId};
 use ledger::policy::Policy;
 use ledger::state::map::{SparseMap, value_hash};
-use ledger::state::{Attestation, Gateway, Key, Record, State, records};
+use ledger::state::{Attestation, Endorsement, Gateway, Key, Record, State, records};
 use ledger::store::Founding;
 use ledger::transaction::*;
 use ledger::validator_set::{Validator, ValidatorSet};
 
 /// Time of the genesis record, Unix milliseconds.
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
+/// Name of every attestation key: what it names is not tested here.
+pub(crate) const AK_NAME: TpmName = TpmName([2; 34]);
 
 /// All keys of a site.
 pub(crate) struct Site {
@@ -29,6 +31,8 @@ pub(crate) struct Site {
     pub(crate) genesis: Genesis,
     /// So many of the gateways vote.
     pub(crate) voters: usize,
+    /// So many are members; the others have keys alone.
+    pub(crate) members: usize,
 }
 
 impl Site {
@@ -39,7 +43,13 @@ impl Site {
 
     /// A site whose last gateways have no vote.
     pub(crate) fn with_followers(voters: usize, followers: usize) -> Self {
-        let gateways = voters + followers;
+        Self::with_strangers(voters, followers, 0)
+    }
+
+    /// A site beside which there are gateways that are no members.
+    pub(crate) fn with_strangers(voters: usize, followers: usize, strangers: usize) -> Self {
+        let members = voters + followers;
+        let gateways = members + strangers;
         let operator = key(b"operator", 0);
         let identities: Vec<_> = (0..gateways).map(|index| key(b"identity", index)).collect();
         let votes: Vec<_> = (0..gateways).map(|index| key(b"vote", index)).collect();
@@ -53,14 +63,14 @@ impl Site {
             vote_certificate: proof.certificate,
             vote_possession: proof.possession,
             ek_digest: Hash([1; 32]),
-            ak_name: TpmName([2; 34]),
+            ak_name: AK_NAME,
             attestation: FounderAttestation::Unattested,
         };
         let site_name = Text::new("test site").unwrap();
         let (operator_key, policy) = (operator.public_key(), Policy::default());
         let genesis =
             Genesis { time_ms: START_MS, site_name, operator: operator_key, founder, policy, salt };
-        Self { operator, identities, votes, nodes, genesis, voters }
+        Self { operator, identities, votes, nodes, genesis, voters, members }
     }
 
     pub(crate) fn chain_id(&self) -> ChainId {
@@ -70,24 +80,26 @@ impl Site {
     /// What the store of every gateway begins with.
     pub(crate) fn founding(&self) -> Founding {
         let mut founding = Founding::new(self.genesis.clone());
-        if self.nodes.len() == 1 {
+        if self.members == 1 {
             return founding;
         }
         let mut entries: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
             founding.entries.into_iter().collect();
         let state = State::from_genesis(&self.genesis);
         let founder = state.gateway(&self.nodes[0]).unwrap().clone();
-        for index in 1..self.nodes.len() {
+        for index in 0..self.members {
             let (identity, vote_key) =
                 (self.identities[index].public_key(), self.votes[index].public_key());
             let policy_hash = self.genesis.policy.attestation_hash();
             let (height, time_ms, warnings) = (Height(0), START_MS, 0);
             let attestation = Attestation::Attested { height, time_ms, policy_hash, warnings };
             let gateway = Gateway { identity, vote_key, attestation, ..founder.clone() };
-            let node = self.nodes[index];
+            let (node, ek) = (self.nodes[index], self.ek_digest(index));
+            let endorsement = Endorsement { gateway: node, ak_name: AK_NAME, pinned: false };
             for (key, record) in [
                 (Key::Gateway(node), Record::Gateway(gateway)),
                 (Key::VoteKey(vote_key), Record::VoteKey(node)),
+                (Key::Endorsement(ek), Record::Endorsement(endorsement)),
             ] {
                 entries.insert(key.to_bytes(), record.to_bytes());
             }
@@ -107,6 +119,14 @@ impl Site {
         founding.header.next_validators_hash = founding.validators.hash();
         founding.entries = entries.into_iter().collect();
         founding
+    }
+
+    /// The TPM of a gateway, as far as the ledger knows it.
+    pub(crate) fn ek_digest(&self, gateway: usize) -> Hash {
+        match gateway {
+            0 => self.genesis.founder.ek_digest,
+            _ => sha256(&[b"ek", &self.nodes[gateway].0]),
+        }
     }
 
     pub(crate) fn validators(&self) -> ValidatorSet {
@@ -141,23 +161,6 @@ impl Site {
     pub(crate) fn gateway_draft(&self, gateway: usize, nonce: u64, body: Body) -> Draft {
         let author = Author::Node(self.nodes[gateway]);
         Draft { author, ..self.operator_draft(nonce, body) }
-    }
-
-    /// The first gateway, which votes alone, makes voters of these others: all have signed `tip`.
-    pub(crate) fn activation(&self, nonce: u64, tip: &Header, others: &[usize]) -> Transaction {
-        let (chain, era, hash) = (self.chain_id(), tip.era, tip.hash());
-        let sign = |gateway: usize, digest: &Hash| QuorumSignature {
-            voter: self.nodes[gateway],
-            signature: self.votes[gateway].sign_digest(digest),
-        };
-        let ready = ready_digest(&chain, era, tip.height, &hash);
-        let mut nodes: Vec<_> = others.iter().map(|other| sign(*other, &ready)).collect();
-        nodes.sort_by_key(|each| each.voter);
-        let ids: Vec<_> = nodes.iter().map(|each| each.voter).collect();
-        let heard = activate_digest(&chain, era, tip.height, &hash, &ids);
-        let quorum = vec![sign(0, &heard)];
-        let body = Body::Activate(Activate { height: tip.height, hash, nodes, quorum });
-        self.gateway_draft(0, nonce, body).sign(&self.votes[0])
     }
 
     /// A refusal by a gateway: not urgent.

@@ -135,7 +135,10 @@ fn a_transaction_that_does_not_apply_begins_no_height() {
     let own = session(0);
     let hash = own.hash();
     let effects = node.step(at(2), Input::Submit(Box::new(own)));
-    let refused = |effect: &Effect| matches!(effect, Effect::Refused { tx_hash, error: Refusal::Apply(_) } if *tx_hash == hash);
+    let refused = |effect: &Effect| match effect {
+        Effect::Refused { tx_hash, error: Refusal::Apply(_) } => *tx_hash == hash,
+        _ => false,
+    };
     assert!(effects.iter().any(refused), "its author is told at once");
     assert_eq!(node.next_wake(), idle);
     node.step(at(3), Input::Submit(Box::new(site.act(1))));

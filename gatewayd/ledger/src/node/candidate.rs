@@ -142,7 +142,7 @@ impl Node {
     /// Executes a block on top of the tip. The clock is not asked: that is for proposals alone,
     /// never for a decided block.
     pub(super) fn check(&self, block: Block) -> Result<Candidate, BlockError> {
-        // Most often every transaction waits here, too, and its signatures were checked when it came.
+        // Most often every transaction waits here, too: its signatures were checked when it came.
         let verify = |transaction: &Transaction| match self.mempool.verified(transaction) {
             Some(verified) => Ok(verified.clone()),
             None => self.state.verify(transaction.clone()),

@@ -70,11 +70,13 @@ impl Node {
         let (mut found, mut failed) = (false, Vec::new());
         for waiting in self.mempool.iter().filter(|waiting| waiting.may_apply_on(on)) {
             match trial.apply(&waiting.transaction) {
-                Ok(_) if waiting.due_ms(interval_ms) <= now_ms => {
-                    found = true;
-                    break;
+                // Too many are in this block for one more of its author: so there is work.
+                Ok(_) | Err(ApplyError::TooMany(_)) => {
+                    found = waiting.due_ms(interval_ms) <= now_ms;
+                    if found {
+                        break;
+                    }
                 }
-                Ok(_) | Err(ApplyError::TooMany(_)) => {}
                 Err(error) => {
                     let tx_hash = waiting.transaction.transaction().hash();
                     failed.push((tx_hash, waiting.local, error));

@@ -152,6 +152,17 @@ impl Votes {
         Self::collect(self.round, set.count(), votes)
     }
 
+    /// As [`Votes::trimmed`], with voters first that an `older` set names with the same key; `None`
+    /// when those are no quorum of it.
+    pub fn trimmed_for(&self, set: &ValidatorSet, older: &ValidatorSet) -> Option<Self> {
+        let votes = || self.signers().zip(self.signatures.iter().copied());
+        let known = |(index, _): &(usize, Signature)| set.is_same_voter(*index, older);
+        let few = votes().filter(known).count() < older.quorum();
+        let strangers = votes().filter(|vote| !known(vote));
+        let chosen = votes().filter(known).chain(strangers).take(set.quorum().max(older.quorum()));
+        (!few).then(|| Self::collect(self.round, set.count(), chosen))
+    }
+
     fn verify(
         &self,
         header: &Header,
@@ -227,6 +238,19 @@ impl Certificate {
 }
 
 impl Signers {
+    /// Whether among those who signed under `set` is a quorum of an `older` one, each with the key
+    /// that it had then: what they certify follows from the older set, whatever changed between.
+    pub fn are_quorum_of(&self, older: &ValidatorSet, set: &ValidatorSet) -> bool {
+        match self {
+            Self::Votes(votes) => {
+                let known = votes.signers().filter(|index| set.is_same_voter(*index, older));
+                known.count() >= older.quorum()
+            }
+            // The operator's word is that of the key in the set before, and of no older one.
+            Self::Operator(_) => false,
+        }
+    }
+
     /// Checks that these signers make `header`, whose hash is `hash`, final under `set`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! here judges: that is `light`.
 
 mod sets;
+mod way;
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 
@@ -29,11 +30,13 @@ use crate::{
     validator_set::ValidatorSet,
 };
 
+pub use way::{SetChange, Way, shortest_way};
+
 /// Largest proof file, in bytes.
 pub const MAX_PROOF: usize = 512 * 1024;
 
-/// Most set changes between an anchor and the certified header: a thousand rotations of vote
-/// keys, and some more.
+/// Most set changes in a file: a thousand rotations of vote keys, and some more. With four voters
+/// and more a step leads over several rotations, so that there may have been more of them.
 pub const MAX_STEPS: usize = 1_100;
 
 /// Most anchor headers in a file.
@@ -171,10 +174,10 @@ pub struct Target {
     pub header: Header,
     /// Who certified it, under the last of `sets`.
     pub signers: Signers,
-    /// Validator sets in their order in time; at least one.
+    /// Validator sets in their order in time; at least one. The last certified `header`.
     pub sets: Vec<ValidatorSet>,
-    /// Between two neighbouring sets the header that changed from one to the next (or that
-    /// recovered the ledger), certified by the first of them.
+    /// Headers that changed the voters (or recovered the ledger), each certified by the set that
+    /// it names. That set is the one before, or shares a quorum of those who signed with it.
     pub steps: Vec<(Header, Signers)>,
     /// Older headers that a verifier may hold as its anchor.
     pub anchors: Vec<Header>,
@@ -264,7 +267,7 @@ fn decode_target(
     let header = decode_header(decoder, chain_id, &names)?;
     let signers = Signers::decode(decoder)?;
     let count = decoder.array("set changes", MAX_STEPS)?;
-    if count + 1 != sets.len() {
+    if sets.is_empty() {
         return Err(DecodeError::Invalid("number of validator sets"));
     }
     let mut steps = Vec::new();

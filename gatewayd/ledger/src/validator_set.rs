@@ -78,6 +78,12 @@ impl ValidatorSet {
         self.position(node).map(|index| &self.voters[index].vote_key)
     }
 
+    /// Whether the voter at this position is in another set with the same key.
+    pub fn is_same_voter(&self, position: usize, other: &Self) -> bool {
+        let voter = self.voters.get(position);
+        voter.is_some_and(|voter| other.vote_key(&voter.node) == Some(&voter.vote_key))
+    }
+
     /// Hash of the set, as in `validators_hash` and `next_validators_hash`.
     pub fn hash(&self) -> Hash {
         sha256(&[b"gatewayd/validators/1", &self.to_bytes()])

@@ -9,11 +9,12 @@ use ledger::certificate::Signers;
 use ledger::codec::Encode;
 use ledger::header::Header;
 use ledger::ids::{Era, Height, NodeId};
-use ledger::proof::{Anchor, MAX_STEPS, Proof, ReadingProof, Subject, Target};
+use ledger::proof::{
+    Anchor, MAX_STEPS, Proof, ReadingProof, SetChange, Subject, Target, Way, shortest_way,
+};
 use ledger::state::{Key, StateProof};
-use ledger::store::{BatchInclusion, Reader};
+use ledger::store::{BatchInclusion, MAX_PAGE, Reader, SetStep};
 use ledger::transaction::Body;
-use ledger::validator_set::ValidatorSet;
 
 use super::{Control, ControlError, ReadingSelector, Result, blocking, storage};
 use crate::ingest::leaf;
@@ -268,46 +269,42 @@ fn target(
     anchors.dedup();
     anchors.retain(|anchor| *anchor != header);
     let from = anchors.first().map_or(Height(header.height.0.saturating_sub(1)), |a| a.height);
-    let (sets, steps) = voters_between(reader, from, header.height)?;
+    let stops: Vec<Height> = anchors.iter().map(|anchor| anchor.height).collect();
+    let (sets, steps) = voters_between(reader, from, header.height, &stops)?;
     Ok(Target { header, signers, sets, steps, anchors })
 }
 
-/// Sets of voters, and between each two the certified block that made the next.
-type Steps = (Vec<ValidatorSet>, Vec<(Header, Signers)>);
-
-/// The voters above one height, and each block below another that changed them, with the fewest
-/// votes that certify it.
-fn voters_between(reader: &Reader, from: Height, to: Height) -> Result<Steps> {
-    let mut set = reader.validators(from.next()).map_err(storage)?;
-    let (mut sets, mut steps) = (vec![set.clone()], Vec::new());
+/// The shortest way from the voters above one height to those of another.
+fn voters_between(reader: &Reader, from: Height, to: Height, stops: &[Height]) -> Result<Way> {
+    let first = reader.validators(from.next()).map_err(storage)?;
+    let mut changes = Vec::new();
     let mut after = from;
     // The store answers page by page.
-    loop {
-        let page = reader.set_steps(after, MAX_STEPS).map_err(storage)?;
+    while changes.len() <= MAX_CHANGES {
+        let page = reader.set_steps(after, MAX_PAGE).map_err(storage)?;
         let Some(last) = page.last() else { break };
         after = last.header.height;
         for step in page.into_iter().take_while(|step| step.header.height < to) {
-            let signers = match step.certificate.signers {
-                Signers::Votes(votes) => Signers::Votes(votes.trimmed(&set)),
-                by_operator @ Signers::Operator(_) => by_operator,
-            };
-            steps.push((step.header, signers));
-            set = step.next;
-            sets.push(set.clone());
+            let SetStep { header, certificate, next } = step;
+            changes.push(SetChange { header, signers: certificate.signers, next });
         }
         if after >= to {
             break;
         }
     }
-    if steps.len() > MAX_STEPS {
+    let many = changes.len() > MAX_CHANGES;
+    let (sets, steps) = shortest_way(first, changes, stops);
+    if many || steps.len() > MAX_STEPS {
         let why = format!(
-            "the voting gateways changed more than {MAX_STEPS} times since height {from}: \
-             take a newer site code"
+            "the voting gateways changed too often since height {from}: take a newer site code"
         );
         return Err(ControlError::Refused(why));
     }
     Ok((sets, steps))
 }
+
+/// More changes of the voters are not even read: the shortest way over them is too long.
+const MAX_CHANGES: usize = 10 * MAX_STEPS;
 
 /// Header of the newest checkpoint at or below a height.
 fn checkpoint(reader: &Reader, tip: Height) -> Result<Header> {

@@ -6,9 +6,10 @@ use super::{Checks, Entries, OLD_ANCHOR_MS, Options, words};
 use crate::{
     certificate::Signers,
     header::Header,
-    ids::{Era, Hash},
+    ids::{Era, Hash, Height},
     proof::{Anchor, Target},
     state::{Key, Record},
+    validator_set::ValidatorSet,
 };
 
 /// How the target hangs on the anchor.
@@ -101,25 +102,61 @@ fn held_anchor<'a>(target: &'a Target, anchor: &Anchor) -> Option<&'a Header> {
         .find(|header| header.height == anchor.height && header.hash() == anchor.hash)
 }
 
-/// The anchor's header names the set that votes next; from there each set certifies its change.
+/// The voters that are trusted, from the anchor forward.
+struct Walk<'a> {
+    target: &'a Target,
+    /// Hash of each set of the file.
+    hashes: Vec<Hash>,
+    trusted: &'a ValidatorSet,
+    height: Height,
+    era: Era,
+}
+
+impl<'a> Walk<'a> {
+    /// The anchor's header names the set that votes next.
+    fn from(target: &'a Target, anchor: &Header) -> Option<Self> {
+        let hashes: Vec<Hash> = target.sets.iter().map(ValidatorSet::hash).collect();
+        let trusted = named(target, &hashes, &anchor.next_validators_hash)?;
+        Some(Self { target, hashes, trusted, height: anchor.height, era: anchor.era })
+    }
+
+    /// Whether those who certified a later header are the trusted voters, or a quorum of these is
+    /// among them. Otherwise whoever signed it is a stranger.
+    fn leads_to(&self, header: &Header, signers: &Signers) -> Option<&'a ValidatorSet> {
+        let set = named(self.target, &self.hashes, &header.validators_hash)?;
+        let grows = header.height > self.height && header.era >= self.era;
+        let known = set == self.trusted || signers.are_quorum_of(self.trusted, set);
+        (grows && known).then_some(set)
+    }
+
+    /// Goes over one change of the voters; whether it is certified.
+    fn step(&mut self, header: &Header, signers: &Signers) -> bool {
+        let next = named(self.target, &self.hashes, &header.next_validators_hash);
+        let set = self.leads_to(header, signers);
+        let (Some(next), Some(set)) = (next, set) else {
+            return false;
+        };
+        (self.trusted, self.height, self.era) = (next, header.height, header.era);
+        signers.verify(header, &header.hash(), set).is_ok()
+    }
+}
+
+/// The set of the file that a header names.
+fn named<'a>(target: &'a Target, hashes: &[Hash], hash: &Hash) -> Option<&'a ValidatorSet> {
+    let position = hashes.iter().position(|each| each == hash)?;
+    target.sets.get(position)
+}
+
+/// From the anchor's voters each set certifies its change.
 fn check_forward(checks: &mut Checks, target: &Target, from: &Header, trusted: &mut Trusted) {
-    let hashes: Vec<Hash> = target.sets.iter().map(|set| set.hash()).collect();
-    let start = (0..hashes.len()).find(|index| {
-        let later = target.steps.get(*index).map_or(&target.header, |(header, _)| header);
-        hashes[*index] == from.next_validators_hash && later.height > from.height
-    });
-    let Some(start) = start else {
-        let sentence = "The gateways that certified the header are not those that the site code \
-                        leads to.";
-        checks.add("anchor", false, sentence.into());
+    let strangers = "The gateways that certified the header are not those that the site code \
+                     leads to.";
+    let Some(mut walk) = Walk::from(target, from) else {
+        checks.add("anchor", false, strangers.into());
         return;
     };
-    let (mut height, mut era) = (from.height, from.era);
-    for (index, (header, signers)) in target.steps.iter().enumerate().skip(start) {
-        let grows = header.height > height && header.era >= era;
-        let next = hashes.get(index + 1) == Some(&header.next_validators_hash);
-        let certified = signers.verify(header, &header.hash(), &target.sets[index]).is_ok();
-        if !(grows && next && certified) {
+    for (header, signers) in target.steps.iter().filter(|(step, _)| step.height > from.height) {
+        if !walk.step(header, signers) {
             let at = header.height;
             let sentence =
                 format!("The change of voting gateways at height {at} is not certified.");
@@ -130,17 +167,21 @@ fn check_forward(checks: &mut Checks, target: &Target, from: &Header, trusted: &
             trusted.recoveries.push(header.height.0);
         }
         trusted.steps += 1;
-        (height, era) = (header.height, header.era);
     }
-    let ok = target.header.height > height && target.header.era >= era;
+    // That it is certified was checked before.
+    let Target { header, signers, .. } = target;
+    let ok = walk.leads_to(header, signers).is_some();
     let sentence = if ok {
+        let steps = trusted.steps;
         format!(
-            "From the site code (height {}) {} certified changes of the voting gateways lead to \
-             the header.",
-            from.height, trusted.steps
+            "From the site code (height {}) {steps} certified changes of the voting gateways lead \
+             to the header.",
+            from.height
         )
-    } else {
+    } else if header.height <= walk.height || header.era < walk.era {
         "The certified header is older than the changes that lead to it.".into()
+    } else {
+        strangers.into()
     };
     checks.add("anchor", ok, sentence);
 }

@@ -92,7 +92,7 @@ pub fn verify(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
     verify_bytes(&proof.to_bytes(), anchor, options)
 }
 
-/// Relies on what decoding has checked: one chain ID throughout, one set more than steps.
+/// Relies on what decoding has checked: one chain ID throughout, at least one set.
 fn judge(proof: &Proof, anchor: &Anchor, options: &Options) -> Verdict {
     let mut checks = Checks(Vec::new());
     checks.add("form", true, "The file is a whole proof in its one valid form.".into());

@@ -24,7 +24,8 @@ pub(super) fn encode(encoder: &mut Encoder, sets: &[ValidatorSet]) {
 
 /// Among several forms of one change only the encoder's is taken: `Proof::from_bytes` compares.
 pub(super) fn decode(decoder: &mut Decoder<'_>) -> Result<Vec<ValidatorSet>, DecodeError> {
-    let count = decoder.array("validator sets", MAX_STEPS + 1)?;
+    // A step brings the set that certifies it and the one that follows.
+    let count = decoder.array("validator sets", 2 * MAX_STEPS + 1)?;
     let mut sets: Vec<ValidatorSet> = Vec::new();
     for _ in 0..count {
         let set = match sets.last() {

@@ -8,7 +8,7 @@ use ledger::crypto::{PublicKey, Signature};
 use ledger::genesis::FounderAttestation;
 use ledger::ids::NodeId;
 use ledger::operator::Request as ActRequest;
-use ledger::state::State;
+use ledger::state::{Standing, State};
 use ledger::transaction::{
     Author, Body, Draft, GatewayApproval, NodeAct, OperatorRotation, Reason, Replace, Survivor,
     Suspend, SuspendCause, VoteKeyProof, vote_key_digest, vote_possession_digest,
@@ -259,12 +259,19 @@ fn reason_option(options: &Options) -> Result<Reason> {
 /// Lets a newcomer in that was appraised here, as it was appraised.
 async fn approval(parts: &Running, options: &Options) -> Result<Make> {
     no_more(options, &["node", "pin"])?;
-    let newcomer = newcomer(parts, options, "node").await?;
     let pin = match options.get("pin").map(String::as_str) {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => return Err(invalid("pin is true or false")),
     };
+    if let Ok(node) = node_option(options) {
+        let known = move |state: &State| state.gateway(&node).map(|it| it.standing.standing);
+        let standing = parts.ledger.view(known).await?;
+        if standing.is_some_and(|standing| standing != Standing::Candidate) {
+            return member_pin(node, pin);
+        }
+    }
+    let newcomer = newcomer(parts, options, "node").await?;
     approvable(&newcomer, pin)?;
     let introduced = introduced(parts, &newcomer).await?;
     Ok(Box::new(move |state| {
@@ -280,6 +287,29 @@ async fn approval(parts: &Running, options: &Options) -> Result<Make> {
             ek_digest: introduced.ek_digest,
             label: introduced.label,
             policy_hash,
+            pin,
+        }))
+    }))
+}
+
+/// Vouches for the TPM of a member: of a founder whose TPM has no certificate, say, which nobody
+/// could attest otherwise.
+fn member_pin(node: NodeId, pin: bool) -> Result<Make> {
+    if !pin {
+        let what = "this gateway is a member already: nothing is to be approved but its TPM, with \
+                    --pin, where no certificate vouches for that";
+        return Err(ControlError::Refused(what.into()));
+    }
+    Ok(Box::new(move |state| {
+        let none = || invalid("no such gateway");
+        let gateway = state.gateway(&node).ok_or_else(none)?;
+        let mut known = state.endorsements().filter(|(_, known)| known.gateway == node);
+        let (ek_digest, _) = known.next().ok_or_else(none)?;
+        Ok(Body::GatewayApproval(GatewayApproval {
+            identity: gateway.identity,
+            ek_digest: *ek_digest,
+            label: gateway.label(),
+            policy_hash: state.policy().attestation_hash(),
             pin,
         }))
     }))

@@ -61,6 +61,8 @@ pub struct ClaimVerdict {
 }
 
 impl ClaimVerdict {
+    /// The claim that somebody vouches for the EK: `attestation::ClaimKind`.
+    pub const ENDORSEMENT: u8 = 0;
     /// The status of a claim that is not proven, which the policy accepts.
     pub const WARNING: u8 = 1;
     /// The status of a claim that does not hold.
@@ -162,6 +164,13 @@ impl Statement {
     /// Whether a claim does not hold.
     pub fn is_contraindicated(&self) -> bool {
         self.claims.iter().any(|claim| claim.status >= ClaimVerdict::CONTRAINDICATED)
+    }
+
+    /// Whether somebody that the site trusts vouches for the EK: only then is the model of the TPM
+    /// more than what it says of itself.
+    pub fn is_endorsed(&self) -> bool {
+        let affirmed = ClaimVerdict { claim: ClaimVerdict::ENDORSEMENT, status: 0 };
+        self.claims.contains(&affirmed)
     }
 
     /// The claims that were accepted without proof, bit i for claim i.

@@ -7,7 +7,7 @@ use super::{bridge, join, whole_id};
 use crate::ctl::exit::{Exit, Failure};
 use crate::ctl::operator::{self, Signing};
 use crate::ctl::output::{Output, local_time, text};
-use crate::ctl::session::{Session, json_list};
+use crate::ctl::session::{Session, json, json_list};
 
 /// Calls, for the help.
 pub(super) const CALLS: &str = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissions, \
@@ -17,9 +17,11 @@ pub(super) const CALLS: &str = "D-Bus: org.gatewayd.Gateway1.Manager.ListAdmissi
 /// Which newcomer may come in.
 #[derive(Args)]
 pub(in crate::ctl) struct Approve {
-    /// Its ID (`gw1…`) or the beginning of it, as `gateway pending` lists it
+    /// Its ID (`gw1…`) or the beginning of it, as `gateway pending` lists it; with --pin also a
+    /// member's
     gateway: String,
-    /// Trust this very TPM without a certificate: you know that it is the one in that gateway
+    /// Trust this very TPM without a certificate: you know that it is the one in that gateway.
+    /// Also for a member, such as a founder that newcomers could not attest otherwise
     #[arg(long)]
     pin: bool,
     #[command(flatten)]
@@ -80,7 +82,12 @@ pub(super) async fn approve(
     }
     let node = match signing.applies() {
         true => gateway,
-        false => shown(&gateway, session, output).await?,
+        false => match shown(&gateway, session, output).await {
+            Err(failure) if pin && failure.exit == Exit::NotFound => {
+                member(&gateway, session, output).await?
+            }
+            shown => shown?,
+        },
     };
     let settings = [("node".to_owned(), node), ("pin".to_owned(), pin.to_string())];
     operator::perform("approve", &settings, &signing, session, output).await
@@ -123,6 +130,21 @@ async fn shown(id: &str, session: &Session, output: &mut Output) -> Result<Strin
     }
     output.line("Compare the EK digest with `gatewayctl identity show` on that gateway.")?;
     Ok(text(newcomer, "id"))
+}
+
+/// Shows a member whose TPM is to be pinned; its whole ID.
+async fn member(id: &str, session: &Session, output: &mut Output) -> Result<String, Failure> {
+    let found = json(session.client.gateway(id).await?.describe().await)?;
+    output.list(&[
+        ("Member", text(&found, "id")),
+        ("Standing", text(&found, "standing")),
+        ("Attestation", text(&found, "attestation")),
+    ])?;
+    output.line(
+        "Its TPM, whose EK is on the record, will be trusted without a certificate. Be sure that \
+         it is the one in that gateway: `gatewayctl identity show` there.",
+    )?;
+    Ok(text(&found, "id"))
 }
 
 fn choose<'a>(newcomers: &'a [Value], id: &str) -> Result<&'a Value, Failure> {

@@ -76,8 +76,27 @@ pub(super) fn check_endorsers(
 }
 
 /// One accepted type of EK a TPM model: a second one of the same TPM would be a second identity.
+///
+/// A TPM that nobody vouches for may call itself any model: it neither fixes the type for the real
+/// ones, nor is held to theirs.
 pub(super) fn take_model(
     execution: &mut Execution<'_>,
+    statement: &Statement,
+) -> Result<(), ApplyError> {
+    let Statement { tpm_model, ek_kind, .. } = *statement;
+    if !statement.is_endorsed() {
+        return Ok(());
+    }
+    check_model(execution, tpm_model, ek_kind)?;
+    if execution.tpm_model(&tpm_model).is_none() {
+        execution.put(Key::TpmModel(tpm_model), Record::TpmModel(ek_kind));
+    }
+    Ok(())
+}
+
+/// Whether this type of EK may come of a TPM model.
+pub(super) fn check_model(
+    execution: &Execution<'_>,
     model: Hash,
     kind: u8,
 ) -> Result<(), ApplyError> {
@@ -85,11 +104,7 @@ pub(super) fn take_model(
         Some(known) if known != kind => {
             Err(ApplyError::Tpm("another type of EK is accepted of this TPM model"))
         }
-        Some(_) => Ok(()),
-        None => {
-            execution.put(Key::TpmModel(model), Record::TpmModel(kind));
-            Ok(())
-        }
+        _ => Ok(()),
     }
 }
 
@@ -142,7 +157,7 @@ fn set_attested(
     }
     check_fresh(&gateway, statement)?;
     check_same(execution, &gateway, statement)?;
-    take_model(execution, statement.tpm_model, statement.ek_kind)?;
+    take_model(execution, statement)?;
     gateway.attestation = attested(execution, statement);
     execution.put(Key::Gateway(node), Record::Gateway(gateway));
     Ok(vec![Event::Attested { gateway: node }])

@@ -29,11 +29,36 @@ pub(super) fn apply_approval(
     if policy_hash != execution.policy().attestation_hash() {
         return Err(ApplyError::Approval("the attestation policy has changed since"));
     }
+    let member = execution.gateway(&node).is_some_and(|gateway| gateway.identity == identity);
+    if pin && member && pin_member(execution, &node, ek_digest)? {
+        return Ok(vec![Event::GatewayApproved { gateway: node, pin }]);
+    }
     check_identity(execution, &node)?;
     let (height, time_ms) = (execution.context.height, execution.context.time_ms);
     let approval = Approval { ek_digest, label, policy_hash, pin, height, time_ms, used: false };
     execution.put(Key::Approval(node), Record::Approval(approval));
     Ok(vec![Event::GatewayApproved { gateway: node, pin }])
+}
+
+/// The operator vouches for the TPM of a gateway that is a member already: of a founder whose TPM
+/// has no certificate, say, which nobody could attest otherwise. False: it is no member now.
+fn pin_member(
+    execution: &mut Execution<'_>,
+    node: &NodeId,
+    ek_digest: Hash,
+) -> Result<bool, ApplyError> {
+    let standing = execution.gateway(node).map(|gateway| gateway.standing.standing);
+    match standing {
+        None | Some(Standing::Candidate) => return Ok(false),
+        Some(Standing::Revoked) => return Err(ApplyError::Revoked(*node)),
+        Some(Standing::Active | Standing::Marked | Standing::Suspended) => {}
+    }
+    let known = execution.endorsement(&ek_digest).copied();
+    let known = known.filter(|known| known.gateway == *node);
+    let known = known.ok_or(ApplyError::Tpm("it is not this gateway's TPM"))?;
+    let pinned = Endorsement { pinned: true, ..known };
+    execution.put(Key::Endorsement(ek_digest), Record::Endorsement(pinned));
+    Ok(true)
 }
 
 /// Nobody is here under this identity; who left or was replaced may come back.
@@ -96,7 +121,7 @@ pub(super) fn apply_admit(
     }
     let mut events = attesting::apply_founder(execution, statement, founder.as_ref())?;
     let pinned = use_approval(execution, statement)?;
-    attesting::take_model(execution, statement.tpm_model, statement.ek_kind)?;
+    attesting::take_model(execution, statement)?;
     let place = place_of_tpm(execution, statement)?;
     let (replaces, standing) = match place {
         None => (None, StandingRecord::active(execution.context.height)),
@@ -244,7 +269,8 @@ pub(super) fn apply_replace(
     if execution.endorsement(&body.ek_digest).is_some_and(|known| known.gateway != body.old) {
         return Err(ApplyError::Tpm("it is another gateway's TPM"));
     }
-    attesting::take_model(execution, body.tpm_model, body.ek_kind)?;
+    // Nobody has appraised it yet: the attestation that follows may fix the type.
+    attesting::check_model(execution, body.tpm_model, body.ek_kind)?;
     let standing = retire(execution, &body.old, node)?;
     let newcomer = Newcomer {
         identity: body.identity,

@@ -97,25 +97,43 @@ async fn list(session: &Session, output: &mut Output) -> Result<(), Failure> {
 /// All certificates of the files as one bundle; each is told with what is known of it.
 fn bundle(files: &[PathBuf], output: &mut Output) -> Result<String, Failure> {
     let mut bundle = String::new();
-    for file in files_of(files)? {
-        for der in certificates(&file)? {
-            for line in told(&file, &der)? {
-                output.line(&line)?;
+    let mut skipped = None;
+    for (file, named) in files_of(files)? {
+        match readable(&file) {
+            Ok(certificates) => {
+                for (der, lines) in certificates {
+                    lines.iter().try_for_each(|line| output.line(line))?;
+                    let block = pem::encode_string(CERTIFICATE, LineEnding::LF, &der)
+                        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+                    bundle.push_str(&block);
+                }
             }
-            let block = pem::encode_string(CERTIFICATE, LineEnding::LF, &der)
-                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-            bundle.push_str(&block);
+            // What the operator has named must be one; a folder holds other files, too.
+            Err(failure) if named => return Err(failure),
+            Err(failure) => {
+                output.line(&format!("skipped: {}", failure.message))?;
+                skipped.get_or_insert(failure);
+            }
         }
     }
-    Ok(bundle)
+    match skipped {
+        Some(failure) if bundle.is_empty() => Err(failure),
+        _ => Ok(bundle),
+    }
 }
 
-/// The files, and those in the folders, in order.
-fn files_of(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+/// The certificates of a file that may be anchors, each with what is told of it.
+fn readable(file: &Path) -> Result<Vec<(Vec<u8>, [String; 3])>, Failure> {
+    let one = |der: Vec<u8>| told(file, &der).map(|lines| (der, lines));
+    certificates(file)?.into_iter().map(one).collect()
+}
+
+/// The files, and those in the folders, in order; with whether they were named themselves.
+fn files_of(paths: &[PathBuf]) -> Result<Vec<(PathBuf, bool)>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
-            files.push(path.clone());
+            files.push((path.clone(), true));
             continue;
         }
         let entries = std::fs::read_dir(path).map_err(|error| Failure::file(path, &error))?;
@@ -129,7 +147,7 @@ fn files_of(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             return Err(Failure::new(Exit::NotFound, what));
         }
         found.sort();
-        files.extend(found);
+        files.extend(found.into_iter().map(|file| (file, false)));
     }
     Ok(files)
 }
@@ -157,6 +175,11 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
 fn told(file: &Path, der: &[u8]) -> Result<[String; 3], Failure> {
     let certificate = Certificate::parse(der)
         .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    if !certificate.is_authority() {
+        let (file, subject) = (file.display(), certificate.subject());
+        let what = format!("{file}: {subject} is no certificate of an authority");
+        return Err(Failure::usage(what));
+    }
     let sha256 = hex(certificate.sha256());
     let known = match vendors::recognise(&sha256) {
         Some(root) => format!("recognised, {}: {}", root.vendor, root.name),
@@ -189,12 +212,37 @@ mod tests {
         assert_eq!(certificates(&twice).expect("two"), [der.clone(), der.clone()]);
         assert_eq!(certificates(&binary).expect("one"), std::slice::from_ref(&der));
         let found = files_of(&[folder.path().to_owned()]).expect("two files");
-        assert_eq!(found, [twice.clone(), binary]);
+        assert_eq!(found, [(twice.clone(), false), (binary, false)]);
         let [_, _, words] = told(&twice, &der).expect("a certificate");
         assert!(words.contains("recognised, STMicroelectronics: STM TPM EK Root CA"), "{words}");
         let unknown = std::fs::read(format!("{VENDORS}intel-intermediate.der")).expect("testdata");
         let [_, _, words] = told(&twice, &unknown).expect("a certificate");
         assert!(words.contains("NOT a published"), "{words}");
+    }
+
+    /// A vendor's folder: roots beside keys, lists and certificates of TPMs.
+    #[test]
+    fn what_is_no_authority_in_a_folder_is_skipped() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).expect("written");
+            path
+        };
+        let here = [folder.path().to_owned()];
+        let key = file("a.pem", b"-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n");
+        let leaf = std::fs::read(format!("{VENDORS}st-ecc-ek.der")).expect("testdata");
+        let leaf = file("b.der", &leaf);
+        let none = bundle(&here, &mut Output::nowhere()).expect_err("no certificate in it");
+        assert!(none.message.contains("a.pem"), "{}", none.message);
+        let root = std::fs::read(format!("{VENDORS}st-rsa-root.der")).expect("testdata");
+        file("c.cer", &root);
+        let found = bundle(&here, &mut Output::nowhere()).expect("one");
+        assert_eq!(blocks(&found, CERTIFICATE).expect("PEM"), [root]);
+        for named in [key, leaf] {
+            let refused = bundle(&[named], &mut Output::nowhere()).expect_err("named itself");
+            assert_eq!(refused.exit, Exit::Usage, "{}", refused.message);
+        }
     }
 
     #[test]

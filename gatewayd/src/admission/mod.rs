@@ -23,6 +23,7 @@ pub mod founder;
 pub mod handing;
 pub mod head;
 pub mod join;
+pub mod learning;
 pub mod logs;
 mod measure;
 pub mod member;

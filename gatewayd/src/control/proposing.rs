@@ -1,23 +1,25 @@
-//! Reference values proposed from what this gateway has measured: its own fresh quote, and its own
-//! logs, which have to lead to the quoted registers. The operator signs them, or does not.
+//! Reference values proposed from what a gateway has measured: a fresh quote, and logs that have to
+//! lead to the quoted registers. The operator signs them, or does not.
 
 use attestation::activation::{ENTROPY_LEN, make_credential};
 use attestation::logs::{ImaPart, Logs};
 use attestation::pcr::PcrSelection;
 use attestation::public::Public;
 use attestation::tpm::{IdentityInfo, Tpm};
-use attestation::{Evidence, Profile, propose};
+use attestation::{Evidence, Profile, ReferenceValues, propose};
+use ledger::ids::NodeId;
 
 use super::{Control, ControlError, Result, blocking};
+use crate::admission::learning::learn;
 use crate::admission::logs::MachineLogs;
 use crate::vault;
 
 impl Control {
-    /// Documents of reference values that accept what this gateway has booted, under the profile
-    /// `measured` or `measured+ima`.
+    /// Documents of reference values that accept what a gateway has booted, under the profile
+    /// `measured` or `measured+ima`. Another member is asked for a fresh quote and its logs.
     ///
     /// # Errors
-    /// Another gateway was named: its logs are on it. No log; the log does not lead to the
+    /// No such gateway, or it does not prove its TPM; no log; the log does not lead to the
     /// registers; the TPM does not answer.
     pub async fn propose_reference_values(
         &self,
@@ -25,17 +27,26 @@ impl Control {
         profile: &str,
     ) -> Result<Vec<Vec<u8>>> {
         let parts = self.parts()?;
-        if !self.gateway(gateway).await?.own {
-            let what = "a gateway's measurement logs are on that gateway: propose from it there \
-                        (`site policy propose-from self --out FILE`) and take the file along";
-            return Err(ControlError::Refused(what.into()));
-        }
         let profile = [Profile::Measured, Profile::MeasuredIma]
             .into_iter()
             .find(|known| known.as_str() == profile)
             .ok_or_else(|| {
                 ControlError::InvalidArgument("the profile is measured or measured+ima".into())
             })?;
+        let gateway = self.gateway(gateway).await?;
+        let found = if gateway.own {
+            self.propose_from_self(profile).await?
+        } else {
+            let wrong =
+                |error: ledger::ids::ParseIdError| ControlError::Internal(error.to_string());
+            let (_, node) = NodeId::parse(&gateway.id).map_err(wrong)?;
+            learn(&parts.ledger, &parts.peers, parts.gateway, node, profile).await?
+        };
+        Ok(found.iter().map(ReferenceValues::to_bytes).collect())
+    }
+
+    async fn propose_from_self(&self, profile: Profile) -> Result<Vec<ReferenceValues>> {
+        let parts = self.parts()?;
         let pcrs = parts.ledger.view(|state| state.policy().pcrs).await?;
         let (tpm, info) = (self.tpm.clone(), parts.identity.clone());
         let machine = MachineLogs::by_helper(&self.settings.logs_socket);
@@ -43,9 +54,8 @@ impl Control {
             // The log may be ahead of the quote, not behind it.
             let evidence = quote(&tpm, &info, pcrs)?;
             let logs = logs(&machine, profile)?;
-            let found = propose(&evidence, &logs, profile)
-                .map_err(|error| ControlError::Refused(error.to_string()))?;
-            Ok(found.iter().map(attestation::ReferenceValues::to_bytes).collect())
+            propose(&evidence, &logs, profile)
+                .map_err(|error| ControlError::Refused(error.to_string()))
         })
         .await
     }

@@ -181,8 +181,8 @@ impl Manager {
         dicts(&self.control.policy_documents().await?)
     }
 
-    /// Documents of reference values that accept what this gateway has booted, for the operator to
-    /// add. `gateway`: its ID, or `self`; `profile`: `measured` or `measured+ima`.
+    /// Documents of reference values that accept what a gateway has booted, for the operator to
+    /// add. `gateway`: the ID of a connected member, or `self`; `profile`: `measured` or `measured+ima`.
     #[zbus(proxy(allow_interactive_auth))]
     async fn propose_reference_values(
         &self,

@@ -63,7 +63,7 @@ pub(in crate::ctl) enum Window {
 /// Which gateway, and where the proposal goes.
 #[derive(Args)]
 pub(in crate::ctl) struct Propose {
-    /// The gateway that this runs on: `self`, or its ID (`gw1…`)
+    /// A member that runs as it should: its ID (`gw1…`), or `self` for the one that this runs on
     gateway: String,
     /// What is judged: the boot, or the boot and all files that are opened
     #[arg(long, default_value = "measured", value_parser = ["measured", "measured+ima"])]

@@ -96,9 +96,12 @@ fn read<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, ParseError> {
     let violation = reader.array::<SHA1_LEN>("ima.templateHash")? == [0; SHA1_LEN];
     match reader.sized_le(MAX_NAME_LEN, "ima.templateName")? {
         b"ima" => read_old(reader, pcr, violation),
-        // All of them begin with digest and name; what follows (a signature, a buffer) is covered
-        // by the template hash and not judged.
-        b"ima-ng" | b"ima-sig" | b"ima-buf" | b"ima-modsig" | b"ima-ngv2" | b"ima-sigv2" => {
+        // All of them begin with digest and name, as does a format of the administrator's that is
+        // taken here (`ima_template_fmt`: the kernel then writes the format in place of a name).
+        // What follows (a signature, a buffer, attributes) is covered by the template hash and not
+        // judged.
+        b"ima-ng" | b"ima-sig" | b"ima-buf" | b"ima-modsig" | b"ima-ngv2" | b"ima-sigv2"
+        | b"evm-sig" | b"d-ng|n-ng" | b"d-ngv2|n-ng" => {
             let data = reader.sized_le(MAX_TEMPLATE_LEN, "ima.templateData")?;
             read_new(data, pcr, violation)
         }

@@ -185,16 +185,19 @@ pub(super) fn ek_chain(link: &mut Link) -> Result<Vec<Vec<u8>>, TpmError> {
     Ok(split_chain(&joined))
 }
 
-/// Splits concatenated DER certificates; stops at the first byte that begins none.
+/// Splits concatenated DER certificates. Some vendors pad each index, so padding may lie between
+/// them; a value that is no certificate is left out, and rubbish ends the chain.
 fn split_chain(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     while found.len() < MAX_INTERMEDIATES {
+        while let [0 | 0xff, rest @ ..] = bytes {
+            bytes = rest;
+        }
         let Some(len) = der_len(bytes) else { break };
         let Some((der, rest)) = bytes.split_at_checked(len) else { break };
-        if Certificate::parse(der).is_err() {
-            break;
+        if Certificate::parse(der).is_ok() {
+            found.push(der.to_vec());
         }
-        found.push(der.to_vec());
         bytes = rest;
     }
     found
@@ -279,5 +282,9 @@ mod tests {
         let one = include_bytes!("../../testdata/intermediate.der");
         let joined = [one.as_slice(), one.as_slice(), &[0xff; 9]].concat();
         assert_eq!(split_chain(&joined), [one.to_vec(), one.to_vec()]);
+        // Each index padded by itself; a value between them that is no certificate.
+        let other = [[0x30, 0x82, 0, 2, 5, 0].as_slice(), &[0; 40]].concat();
+        let padded = [one.as_slice(), &[0xff; 30], &other, one.as_slice(), &[1, 2]].concat();
+        assert_eq!(split_chain(&padded), [one.to_vec(), one.to_vec()]);
     }
 }

@@ -167,10 +167,12 @@ fn every_template_of_the_kernel_is_replayed() {
     log.template("ima-ngv2", "ima:sha256", &[8; 32], "/usr/bin/new", &[]);
     log.template("ima-ngv2", "verity:sha256", &[8; 32], "/usr/bin/verity", &[]);
     log.violation("/run/x");
+    log.template("evm-sig", "sha256", &[8; 32], "/usr/bin/owned", &[2; 40]);
+    log.template("d-ng|n-ng", "sha256", &[8; 32], "/usr/bin/formatted", &[]);
     let entries: Vec<_> = Entries::new(&log.bytes).collect::<Result<_, _>>().unwrap();
     let register = entries.iter().fold([0; 32], |register, entry| entry.extend(&register));
     assert_eq!(register, log.register);
-    let algorithms: Vec<_> = entries.iter().skip(3).map(|entry| entry.algorithm).collect();
+    let algorithms: Vec<_> = entries[3..8].iter().map(|entry| entry.algorithm).collect();
     assert_eq!(algorithms, ["sha1", "sha512", "sha256", "verity:sha256", "sha256"]);
     assert_eq!(entries[6].file_digest(), None, "a digest of something else than the whole file");
     assert!(entries[7].violation);

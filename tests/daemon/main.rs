@@ -17,6 +17,7 @@ mod site_growth;
 mod site_liveness;
 mod site_loss;
 mod site_recovery;
+mod site_measured;
 mod site_refusals;
 mod site_replacement;
 mod store;

@@ -98,9 +98,10 @@ impl Gateway {
     pub fn configure(&self, more: &str) -> Result<()> {
         let Stand { address, others, discovery, insecure, .. } = &self.stand;
         let (data, bus, tcti) = (self.data_dir(), self.bus.address(), self.tpm.tcti());
+        let logs = self.dir.path().join("logs.socket");
         let text = format!(
             "data_dir = {data:?}\n[bus]\naddress = {bus:?}\n[tpm]\ntcti = {tcti:?}\n\
-             insecure_software_tpm_sites = {insecure}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
+             insecure_software_tpm_sites = {insecure}\nlogs_socket = {logs:?}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
              [peers]\nlisten = {address:?}\naddresses = {others:?}\ndiscovery = {discovery}\n\
              {more}\n",
             self.lora_port,

@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod gateway;
 pub mod lora;
+pub mod measured;
 pub mod network;
 pub mod peer;
 pub mod pty;

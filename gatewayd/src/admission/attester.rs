@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
+use attestation::ParseError;
 use attestation::activation::CredentialBlob;
 use attestation::pcr::PcrSelection;
 use attestation::tpm::{IdentityInfo, Tpm, TpmError};
-use attestation::ParseError;
 use ledger::codec::{DecodeError, Text};
 use ledger::crypto::{PublicKey, SigningKey};
 use ledger::ids::{ChainId, Height};

@@ -54,7 +54,8 @@ impl Logs {
                 let bytes = Bytes::new(bytes.to_vec()).unwrap_or_default();
                 LogPart { nonce, ima, bytes }
             };
-            let parts: Vec<_> = log.iter().flat_map(|log| log.chunks(MAX_LOG_PART)).map(cut).collect();
+            let parts: Vec<_> =
+                log.iter().flat_map(|log| log.chunks(MAX_LOG_PART)).map(cut).collect();
             parts
         };
         log(false, &self.event_log).into_iter().chain(log(true, &self.ima))
@@ -119,8 +120,10 @@ impl Taking {
 
     /// The part that comes next; none when all is here.
     pub fn missing(&self) -> Option<LogQuestion> {
-        let logs = [(false, self.event_log_len(), &self.taken.event_log),
-            (true, self.ima.unwrap_or(0), &self.taken.ima)];
+        let logs = [
+            (false, self.event_log_len(), &self.taken.event_log),
+            (true, self.ima.unwrap_or(0), &self.taken.ima),
+        ];
         logs.into_iter().find_map(|(ima, announced, taken)| {
             let from = taken.as_ref().map_or(0, Vec::len);
             let question = LogQuestion { nonce: self.nonce, ima, from: from as u64 };
@@ -244,7 +247,8 @@ mod tests {
 
     #[test]
     fn logs_come_in_parts_and_are_whole_again() {
-        for (event_log, ima) in [(1, 1), (MAX_LOG_PART, 0), (0, 3 * MAX_LOG_PART + 7), (9, 900_000)] {
+        for (event_log, ima) in [(1, 1), (MAX_LOG_PART, 0), (0, 3 * MAX_LOG_PART + 7), (9, 900_000)]
+        {
             let sent = logs(event_log, ima);
             let mut taking = Taking::announced(&announcement(&sent), BOTH).unwrap();
             assert_eq!(taking.len(), event_log + ima);
@@ -316,7 +320,8 @@ mod tests {
             member: true,
             remote: "192.0.2.1:7447".parse().unwrap(),
         };
-        let (mut out, first) = (HandedOut::default(), LogQuestion { nonce: NONCE, ima: false, from: 0 });
+        let (mut out, first) =
+            (HandedOut::default(), LogQuestion { nonce: NONCE, ima: false, from: 0 });
         out.keep(0, &session(1), NONCE, logs(3, 3));
         assert_eq!(&*out.part(1, &session(1), &first).unwrap().bytes, &[0, 1, 2]);
         for (session, question) in [

@@ -98,7 +98,11 @@ impl Conversation {
             remote: ([127, 0, 0, 1], 0).into(),
         };
         let (reply, answer) = oneshot::channel();
-        self.shared.own.send(Incoming { session, bytes, reply, allowance }).await.map_err(|_| gone)?;
+        self.shared
+            .own
+            .send(Incoming { session, bytes, reply, allowance })
+            .await
+            .map_err(|_| gone)?;
         let late = |_| RequestError::Timeout(self.limit);
         let answer = tokio::time::timeout(self.limit, answer).await.map_err(late)?;
         answer.map_err(|_| RequestError::Unanswered)

@@ -4,8 +4,8 @@ use ledger::codec::{DecodeError, Decoder, Text};
 use ledger::crypto::PublicKey;
 use ledger::ids::Hash;
 
-use super::codec::{Bytes, wire};
 use super::MAX_LOG_PART;
+use super::codec::{Bytes, wire};
 pub use ledger::policy::Profile;
 pub use ledger::transaction::Label;
 

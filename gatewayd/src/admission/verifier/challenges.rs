@@ -200,9 +200,10 @@ impl Challenges {
         part: &LogPart,
     ) -> Result<Option<(Open, Answered)>, Denial> {
         self.expire(now_ms);
-        let found = self.0.iter().position(|open| {
-            open.exporter == session.exporter && open.nonce == part.nonce
-        });
+        let found = self
+            .0
+            .iter()
+            .position(|open| open.exporter == session.exporter && open.nonce == part.nonce);
         let index = found.ok_or(Denial::NoChallenge)?;
         let open = &mut self.0[index];
         let answered = open.answered.as_mut().ok_or(Denial::Log(part.what()))?;

@@ -382,7 +382,9 @@ impl Verifier {
             appraisal::appraise(&open, session, &answer, facts, trust, judged, logs)
         });
         match result {
-            Ok(result) if result.wants_whole_logs() && !open.whole && self.may_want(facts, &open) => {
+            Ok(result)
+                if result.wants_whole_logs() && !open.whole && self.may_want(facts, &open) =>
+            {
                 self.judged.remove(&node);
                 let (purpose, introduced) = (open.purpose, open.introduced);
                 self.challenge(now, session, facts, purpose, introduced, fresh, true)
@@ -572,7 +574,8 @@ fn told(node: &NodeId, wanted: LogsWanted, logs: &handing::Logs) {
         return;
     }
     let len = |log: &Option<Vec<u8>>| log.as_ref().map_or(0, Vec::len);
-    let (gateway, event_log, ima) = (node.to_gateway_string(), len(&logs.event_log), len(&logs.ima));
+    let (gateway, event_log, ima) =
+        (node.to_gateway_string(), len(&logs.event_log), len(&logs.ima));
     let ima_from = wanted.ima_from.unwrap_or(0);
     tracing::info!(gateway, event_log, ima, ima_from, "bytes of measurement logs were judged");
 }

@@ -27,7 +27,10 @@ impl Gateway {
         };
         let (reply, answer) = oneshot::channel();
         let bytes = request.to_bytes();
-        self.incoming.send(Incoming { session, bytes, reply, allowance: Allowance::default() }).await.unwrap();
+        self.incoming
+            .send(Incoming { session, bytes, reply, allowance: Allowance::default() })
+            .await
+            .unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap();
         Response::from_bytes(&answer.unwrap()).unwrap()
     }

@@ -65,7 +65,11 @@ impl Gateway {
 async fn join(site: &Gateway, newcomer: &Gateway, keys: &Keys) {
     site.approve(&keys.info, LABEL, 1).await;
     let chain_id = site.genesis.chain_id();
-    let (tpm, info, logs) = (keys.tpm.clone(), Arc::new(keys.info.clone()), MachineLogs::at("/nonexistent".as_ref(), "/nonexistent".as_ref()));
+    let (tpm, info, logs) = (
+        keys.tpm.clone(),
+        Arc::new(keys.info.clone()),
+        MachineLogs::at("/nonexistent".as_ref(), "/nonexistent".as_ref()),
+    );
     let attester = Attester::new(tpm, info, &keys.vote, chain_id, LABEL, logs).await.unwrap();
     let connection = newcomer.peers.dial(&site.address()).await.unwrap();
     let base = Height(site.ledger.tip().borrow().height);

@@ -16,6 +16,7 @@ use ledger::crypto::{PublicKey, SigningKey, sha256};
 use ledger::ids::{ChainId, Hash, Height};
 use ledger::transaction::{Label, VoteKeyProof, vote_key_digest, vote_possession_digest};
 
+use crate::admission::handing::Logs;
 use crate::admission::messages::{
     Bound, Bytes, Challenge, EvidenceRequest, Introduction, qualifying_data,
 };
@@ -41,6 +42,8 @@ pub(in crate::admission) struct Chip {
     pub(in crate::admission) quotes: Option<PcrSelection>,
     /// Signs quotes and certifications with the identity key.
     pub(in crate::admission) identity_attests: bool,
+    /// The event log of its machine.
+    pub(in crate::admission) log: Option<Vec<u8>>,
     /// Hands the credential back as it came.
     pub(in crate::admission) keeps_credential_shut: bool,
 }
@@ -59,6 +62,7 @@ impl Chip {
             label: Label { full: true, coordinator: true },
             quotes: None,
             identity_attests: false,
+            log: None,
             keeps_credential_shut: false,
         }
     }
@@ -123,9 +127,14 @@ impl Chip {
         EvidenceRequest {
             nonce: challenge.nonce,
             evidence: Bytes::new(evidence.to_bytes()).unwrap(),
-            event_log: None,
+            event_log: self.logs().event_log_head(),
             ima: None,
         }
+    }
+
+    /// What it hands over.
+    pub(in crate::admission) fn logs(&self) -> Logs {
+        Logs { event_log: self.log.clone(), ima: None }
     }
 
     pub(in crate::admission) fn evidence(
@@ -140,7 +149,7 @@ impl Chip {
             identity: &identity,
             vote_key: &self.vote.public_key(),
             label: self.label,
-            event_log: None,
+            event_log: self.logs().event_log_head().map(|head| head.digest),
         });
         let asked = PcrSelection::from_bits(challenge.pcrs).unwrap();
         let pcrs = self.quotes.unwrap_or(asked);

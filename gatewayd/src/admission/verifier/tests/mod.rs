@@ -6,6 +6,7 @@
 mod authority;
 mod bounds;
 pub(in crate::admission) mod chip;
+mod logs;
 mod members;
 mod newcomers;
 mod site;

@@ -30,3 +30,9 @@ fn stored_vectors_are_accepted() {
         stored(set).check(kind);
     }
 }
+
+/// SHA-256, for the logs.
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    use aws_lc_rs::digest::{SHA256, digest};
+    digest(&SHA256, bytes).as_ref().try_into().expect("32 bytes")
+}

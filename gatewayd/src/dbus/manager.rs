@@ -182,7 +182,8 @@ impl Manager {
     }
 
     /// Documents of reference values that accept what a gateway has booted, for the operator to
-    /// add. `gateway`: the ID of a connected member, or `self`; `profile`: `measured` or `measured+ima`.
+    /// add. `gateway`: the ID of a connected member, or `self`; `profile`: `measured` or
+    /// `measured+ima`.
     #[zbus(proxy(allow_interactive_auth))]
     async fn propose_reference_values(
         &self,

@@ -5,6 +5,7 @@ mod governance;
 mod light_nodes;
 mod lives;
 mod membership;
+mod pinning;
 mod readings;
 mod voters;
 

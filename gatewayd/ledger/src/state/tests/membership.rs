@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fixture::signatures,
     genesis::{FounderAttestation, TpmName},
-    transaction::{Admit, Author, ClaimVerdict, GatewayApproval, Label, Purpose, QuorumSignature},
+    transaction::{Admit, Author, ClaimVerdict, Label, Purpose, QuorumSignature},
 };
 
 fn admit(site: &mut Fixture, body: Admit) -> Result<Vec<Event>, Refused> {
@@ -400,24 +400,6 @@ fn a_tpm_that_nobody_vouches_for_fixes_no_type_of_ek() {
     site.endorse(&mut body);
     assert!(admit(&mut site, body).is_ok());
     assert_eq!(site.state.tpm_model(&Hash([3; 32])), Some(1));
-}
-
-#[test]
-fn the_operator_pins_the_tpm_of_a_member() {
-    let mut site = Fixture::hardware();
-    let founder = site.voters[0].clone();
-    let pin = GatewayApproval { pin: true, ..site.approval(&founder) };
-    let wrong = GatewayApproval { ek_digest: Hash([7; 32]), ..pin };
-    let wrong = site.by_operator(Body::GatewayApproval(wrong));
-    assert_eq!(applied(site.try_one(&wrong)), ApplyError::Tpm("it is not this gateway's TPM"));
-    let useless = site.by_operator(Body::GatewayApproval(GatewayApproval { pin: false, ..pin }));
-    assert_eq!(applied(site.try_one(&useless)), ApplyError::Registered(founder.node()));
-    assert!(!site.state.endorsement(&pin.ek_digest).unwrap().pinned);
-    let act = site.by_operator(Body::GatewayApproval(pin));
-    site.commit(vec![act]).unwrap();
-    let known = site.state.endorsement(&pin.ek_digest).unwrap();
-    assert!(known.pinned && known.gateway == founder.node());
-    assert!(site.state.approval(&founder.node()).is_none(), "there is nothing to use up");
 }
 
 #[test]

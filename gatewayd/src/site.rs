@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use attestation::tpm::{IdentityInfo, Tpm, TpmError};
+use attestation::tpm::{IdentityInfo, Tpm};
 use ledger::crypto::PublicKey;
 use ledger::genesis::Genesis;
 use ledger::ids::NodeId;
@@ -486,25 +486,6 @@ impl Site {
         Ok(Started { running, threads, stopped })
     }
 
-    /// Begins to watch who is there.
-    fn watch(
-        &self,
-        gateway: NodeId,
-        ledger: &ledger_task::Handle,
-        peers: &peers::Handle,
-        beats: mpsc::Receiver<peers::Beat>,
-    ) -> coordination::Handle {
-        coordination::start(coordination::Parts {
-            gateway,
-            tpm: self.tpm.clone(),
-            ledger: ledger.clone(),
-            peers: peers.clone(),
-            beats,
-            data_dir: self.settings.data_dir.clone(),
-            events: self.events.clone(),
-        })
-    }
-
     /// Keeps status and looks at the TPM while the site runs.
     async fn serve(&mut self, running: Running, mut stopped: mpsc::Receiver<String>) -> Stop {
         let mut tip = running.ledger.tip();
@@ -614,23 +595,5 @@ fn refuse(request: Request, why: &str) {
             let _ = reply.send(());
         }
         Request::Restart => {}
-    }
-}
-
-impl From<IdentityError> for ControlError {
-    fn from(error: IdentityError) -> Self {
-        match error {
-            IdentityError::Tpm(TpmError::IdentityExists { .. }) | IdentityError::Exists(_) => {
-                Self::AlreadyInitialised(error.to_string())
-            }
-            IdentityError::Tpm(_) => Self::Tpm(error.to_string()),
-            IdentityError::SoftwareTpm(_) | IdentityError::Refused(_) => {
-                Self::Refused(error.to_string())
-            }
-            IdentityError::Invalid(_) => Self::InvalidArgument(error.to_string()),
-            IdentityError::Io { .. } | IdentityError::Sealed { .. } | IdentityError::Genesis(_) => {
-                Self::Storage(error.to_string())
-            }
-        }
     }
 }

@@ -101,7 +101,8 @@ impl Gateway {
         let logs = self.dir.path().join("logs.socket");
         let text = format!(
             "data_dir = {data:?}\n[bus]\naddress = {bus:?}\n[tpm]\ntcti = {tcti:?}\n\
-             insecure_software_tpm_sites = {insecure}\nlogs_socket = {logs:?}\n[lora]\nlisten = \"127.0.0.1:{}\"\n\
+             insecure_software_tpm_sites = {insecure}\nlogs_socket = {logs:?}\n\
+             [lora]\nlisten = \"127.0.0.1:{}\"\n\
              [peers]\nlisten = {address:?}\naddresses = {others:?}\ndiscovery = {discovery}\n\
              {more}\n",
             self.lora_port,

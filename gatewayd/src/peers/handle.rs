@@ -15,7 +15,8 @@ use super::tls::{MemberKeys, Tls};
 use super::wire::{Goodbye, Kind, Purpose};
 use super::{
     AddressError, Answer, BridgeLink, Bytes, Counters, DialError, Lane, MAX_BEAT, Member, Parts,
-    PeerStatus, RequestError, SendError, Session, StartError, WaitingBridge, dial, discovery, listen,
+    PeerStatus, RequestError, SendError, Session, StartError, WaitingBridge, dial, discovery,
+    listen,
 };
 use crate::vault;
 

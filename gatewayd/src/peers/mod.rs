@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 mod address_book;
 mod allowance;
 mod bridge;
+mod calls;
 mod dial;
 mod discovery;
 mod error;

@@ -1,9 +1,8 @@
 //! One connection: a reader, a writer, and the requests that are open on it.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ledger::ids::NodeId;
@@ -12,6 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::bridge::{BridgeEnd, BridgeInbox, Pace};
+use super::calls::{Calls, OpenCall};
 use super::outbox::{FRAME_COST, Next, Outbox, WINDOW};
 use super::shared::Shared;
 use super::wire::{
@@ -27,8 +27,6 @@ const PARTING: Duration = Duration::from_secs(1);
 const GREETING: Duration = Duration::from_secs(5);
 /// Longest wait for a sign of life when another connection claims the place.
 const PROBE: Duration = Duration::from_secs(3);
-/// Requests that this gateway may have open on one connection.
-const MAX_ASKED: usize = 32;
 /// Requests of a member, and of a guest, that are worked on at the same time.
 const MAX_SERVED: usize = 32;
 const MAX_SERVED_GUEST: usize = 2;
@@ -538,75 +536,5 @@ impl Drop for Credit {
         self.peer.unread.fetch_sub(self.bytes, Ordering::Relaxed);
         let bytes = u32::try_from(self.bytes).unwrap_or(u32::MAX);
         self.peer.outbox.grant(bytes);
-    }
-}
-
-type Answered = Result<Vec<u8>, RequestError>;
-type Waiting = oneshot::Sender<Answered>;
-
-/// Requests that wait for their answer.
-#[derive(Debug, Default)]
-struct Calls {
-    next: AtomicU32,
-    open: Mutex<OpenCalls>,
-}
-
-#[derive(Debug, Default)]
-struct OpenCalls {
-    waiting: HashMap<u32, Waiting>,
-    closed: Option<&'static str>,
-}
-
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, OpenCalls> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self) -> Result<(u32, oneshot::Receiver<Answered>), RequestError> {
-        let mut open = self.lock();
-        if let Some(why) = open.closed {
-            return Err(RequestError::Closed(why));
-        }
-        if open.waiting.len() >= MAX_ASKED {
-            return Err(RequestError::TooMany);
-        }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        open.waiting.insert(id, sender);
-        Ok((id, receiver))
-    }
-
-    /// An answer; to a request that nobody waits for any more it is nothing.
-    fn answered(&self, id: u32, outcome: Outcome, bytes: Vec<u8>) {
-        let Some(waiting) = self.lock().waiting.remove(&id) else { return };
-        // Who asked may have gone away in this instant.
-        let _ = waiting.send(match outcome {
-            Outcome::Answered => Ok(bytes),
-            Outcome::Busy => Err(RequestError::Busy),
-            Outcome::Unanswered => Err(RequestError::Unanswered),
-        });
-    }
-
-    fn close(&self, why: &'static str) {
-        let mut open = self.lock();
-        open.closed = Some(why);
-        let waiting = std::mem::take(&mut open.waiting);
-        drop(open);
-        drop(waiting);
-    }
-
-    fn why(&self) -> &'static str {
-        self.lock().closed.unwrap_or("it was closed here")
-    }
-}
-
-struct OpenCall<'a> {
-    calls: &'a Calls,
-    id: u32,
-}
-
-impl Drop for OpenCall<'_> {
-    fn drop(&mut self) {
-        self.calls.lock().waiting.remove(&self.id);
     }
 }

@@ -4,6 +4,7 @@ use attestation::tpm::TpmError;
 
 use super::{BROKEN, Running, Site};
 use crate::boot_seal::{self, Rules};
+use crate::control::ControlError;
 use crate::identity::IdentityError;
 use crate::upgrade;
 
@@ -55,5 +56,23 @@ pub(super) fn reason(error: &IdentityError) -> String {
             format!("{error}: `gatewayctl identity seal`")
         }
         _ => error.to_string(),
+    }
+}
+
+impl From<IdentityError> for ControlError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Tpm(TpmError::IdentityExists { .. }) | IdentityError::Exists(_) => {
+                Self::AlreadyInitialised(error.to_string())
+            }
+            IdentityError::Tpm(_) => Self::Tpm(error.to_string()),
+            IdentityError::SoftwareTpm(_) | IdentityError::Refused(_) => {
+                Self::Refused(error.to_string())
+            }
+            IdentityError::Invalid(_) => Self::InvalidArgument(error.to_string()),
+            IdentityError::Io { .. } | IdentityError::Sealed { .. } | IdentityError::Genesis(_) => {
+                Self::Storage(error.to_string())
+            }
+        }
     }
 }

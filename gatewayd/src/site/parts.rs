@@ -17,7 +17,7 @@ use crate::peers::{self, BridgeLink, Incoming};
 use crate::sensors::shared::Shared;
 use crate::vault::Vault;
 use crate::vote_keys::Keeper;
-use crate::{ingest, ledger_task, sensors};
+use crate::{coordination, ingest, ledger_task, sensors};
 
 /// Requests of other gateways that may wait; more are told that this one is busy.
 const INCOMING: usize = 64;
@@ -84,6 +84,25 @@ impl Site {
             data_dir: Some(self.settings.data_dir.clone()),
         })?;
         Ok(Connected { links: ledger_task::Links { peers, inbox }, incoming, beats, bridges })
+    }
+
+    /// Begins to watch who is there.
+    pub(super) fn watch(
+        &self,
+        gateway: NodeId,
+        ledger: &ledger_task::Handle,
+        peers: &peers::Handle,
+        beats: mpsc::Receiver<peers::Beat>,
+    ) -> coordination::Handle {
+        coordination::start(coordination::Parts {
+            gateway,
+            tpm: self.tpm.clone(),
+            ledger: ledger.clone(),
+            peers: peers.clone(),
+            beats,
+            data_dir: self.settings.data_dir.clone(),
+            events: self.events.clone(),
+        })
     }
 
     /// Starts what serves bridges.

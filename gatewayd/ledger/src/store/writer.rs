@@ -60,8 +60,9 @@ impl Store {
             return Err(StoreError::Damaged("it is empty".into()));
         }
         let store = Self::open_file(directory)?;
+        // Whoever founds a ledger comes to a file that is none yet; here it was one.
         if !store.is_founded()? {
-            return Err(StoreError::Missing);
+            return Err(StoreError::Damaged("it has no genesis record".into()));
         }
         Ok(store)
     }

@@ -126,7 +126,6 @@ pub fn check_seat(seat: Seat, node: &NodeId, purpose: Purpose) -> Result<(), Den
 ///
 /// # Errors
 /// [`Denial`]: malformed, about other keys.
-#[expect(clippy::too_many_arguments, reason = "each is another's word on one answer")]
 pub(super) fn appraise(
     open: &Open,
     session: &Session,

@@ -122,8 +122,11 @@ fn bundle(files: &[PathBuf], output: &mut Output) -> Result<String, Failure> {
     }
 }
 
-/// The certificates of a file that may be anchors, each with what is told of it.
-fn readable(file: &Path) -> Result<Vec<(Vec<u8>, [String; 3])>, Failure> {
+/// A certificate in DER, and what is told of it.
+type Told = (Vec<u8>, [String; 3]);
+
+/// The certificates of a file that may be anchors.
+fn readable(file: &Path) -> Result<Vec<Told>, Failure> {
     let one = |der: Vec<u8>| told(file, &der).map(|lines| (der, lines));
     certificates(file)?.into_iter().map(one).collect()
 }

@@ -155,7 +155,6 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         data_dir: None,
     })
     .unwrap();
-    let (stopped, _) = mpsc::channel(1);
     let parts = ledger_task::Parts {
         data_dir: dir.path().to_owned(),
         host,
@@ -168,7 +167,7 @@ fn open(keys: Keys, genesis: &Genesis, addresses: Vec<String>) -> Gateway {
         ingest: opened.handle,
         links: Some(ledger_task::Links { peers: peers.clone(), inbox: frames_out }),
         events: events.clone(),
-        stopped,
+        stopped: mpsc::channel(1).0,
     };
     ledger_task::start(inbox, parts).unwrap();
     let liveness = coordination::start(coordination::Parts {

@@ -504,7 +504,9 @@ impl Run {
     fn check_stores(&self) {
         for gateway in self.honest() {
             let reader = Reader::open(self.gateways[gateway].directory.path()).unwrap();
-            let (tip, mut found) = (reader.tip().unwrap(), 0);
+            let tip = reader.tip().unwrap();
+            let newest = self.witness.chain.get(&tip.height).map(|(_, hash)| *hash);
+            assert_eq!(newest, Some(tip.hash()), "gateway {gateway} ends with another block");
             for (height, (_, hash)) in self.witness.chain.range(..=tip.height) {
                 // What was before its snapshot it does not have.
                 let Some(block) = reader.block(*height).unwrap() else { continue };
@@ -515,9 +517,7 @@ impl Run {
                 certificate.verify(&block.header, &validators).unwrap();
                 let recorded = |each: &Transaction| self.witness.has_recorded(&each.hash());
                 assert!(block.transactions.iter().all(recorded));
-                found += 1;
             }
-            assert!(found > 0, "gateway {gateway} has no block");
         }
     }
 }

@@ -58,6 +58,7 @@ impl Parts {
         let (ledger, inbox) = ledger_task::channel();
         let (stopped, _) = mpsc::channel(1);
         let parts = ledger_task::Parts {
+            data_dir: dir.clone(),
             host,
             gateway: id,
             vote_key: unlocked.vote,

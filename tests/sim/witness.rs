@@ -16,13 +16,16 @@ use ledger::state::{Event, Standing};
 /// Where one vote stands: voter, era, height, round, and whether it is a precommit.
 type Place = (NodeId, Era, Height, u32, bool);
 
+/// A block that was proposed, and the round from which it is proposed once more.
+type Proposed = (Hash, Option<u32>);
+
 /// Everything that was ever said and stored in a run.
 #[derive(Default)]
 pub(crate) struct Witness {
     /// Whose signatures prove nothing.
     pub(crate) liars: BTreeSet<NodeId>,
     votes: BTreeMap<Place, Option<Hash>>,
-    proposals: BTreeMap<(NodeId, Era, Height, u32), (Hash, Option<u32>)>,
+    proposals: BTreeMap<(NodeId, Era, Height, u32), Proposed>,
     /// Every block that was ever final.
     blocks: BTreeMap<(Era, Height), Hash>,
     /// Those that are on the record: of two at one height that of the later era.

@@ -305,7 +305,7 @@ fn two_voters_of_four_are_lost_for_ever_and_the_operator_recovers() {
 
 #[test]
 fn everything_at_once() {
-    with_seeds("storm", 600, storm::plan);
+    with_seeds("storm", 240, storm::plan);
 }
 
 #[test]

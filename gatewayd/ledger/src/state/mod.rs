@@ -306,7 +306,7 @@ impl State {
 
     /// A gateway and those whose place it took, itself first: who answers for what they recorded.
     pub fn lineage(&self, node: &NodeId) -> Vec<NodeId> {
-        let mut lineage = vec![*node];
+        let mut lineage = alloc::vec![*node];
         let mut next = 0;
         while let Some(successor) = lineage.get(next).copied() {
             let before =

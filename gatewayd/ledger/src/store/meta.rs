@@ -52,7 +52,10 @@ impl Store {
         let transaction = self.connection.transaction()?;
         put_meta(&transaction, START_COUNTER, &counter.to_be_bytes())?;
         put_meta(&transaction, STOPPED, &counter.to_be_bytes())?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        // The file alone is the whole ledger then, and damage to it is seen. A reader that is still
+        // there keeps the log, which does no harm.
+        Ok(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
     /// The last height without a vote of this gateway, of the ledger that was here before.

@@ -114,7 +114,9 @@ impl Store {
 
     /// Whether a founded ledger is in `directory`.
     pub(super) fn is_at(directory: &Path) -> Result<bool, StoreError> {
-        Ok(directory.join(FILE_NAME).exists() && Self::open_file(directory)?.is_founded()?)
+        // An empty file would become a schema by being opened; it is damage, and is left as it is.
+        let found = std::fs::metadata(directory.join(FILE_NAME)).is_ok_and(|file| file.len() > 0);
+        Ok(found && Self::open_file(directory)?.is_founded()?)
     }
 
     /// An empty database and no log.

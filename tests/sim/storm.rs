@@ -40,10 +40,6 @@ pub(crate) fn plan(seed: u64) -> Plan {
         punish: random.percent(50),
         ..Plan::quiet(seed)
     };
-    // A voter that is silent for a height and one whose clock is years ahead are two faults, and of
-    // four voters one may have any.
-    let damage = plan.damage && plan.clocks != Clocks::Wrong;
-    let plan = Plan { damage, ..plan };
     Plan { life: life(&plan, &mut random), ..plan }
 }
 

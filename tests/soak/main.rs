@@ -81,11 +81,6 @@ fn trouble(site: &mut Site, random: &mut Random) -> Result<()> {
     site.same_blocks(&ALL, height)
 }
 
-fn kill_all(site: &mut Site) -> Result<()> {
-    site.gateways.iter_mut().try_for_each(|gateway| gateway.kill())?;
-    site.gateways.iter_mut().try_for_each(|gateway| gateway.start())
-}
-
 /// Resident memory of a gateway's daemon.
 fn memory_mib(site: &Site, at: usize) -> Result<f64> {
     let process = site.gateways[at].pid().context("it runs")?;
